@@ -1,0 +1,19 @@
+//! What Tombolo decides, and nothing else: ids, specs, state machines, placement, residency.
+//!
+//! Nothing here reads a clock, draws a random number, looks at the environment or does IO; time and
+//! chance come in as arguments. The types derive serde's traits so that the edges can store and send
+//! them, but no format (JSON, YAML, SQL) is known here.
+
+pub mod digest;
+pub mod ids;
+pub mod residency;
+pub mod resources;
+pub mod site;
+pub mod spec;
+pub mod time;
+
+pub use digest::Digest;
+pub use ids::{Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
+pub use residency::{Residency, Selector};
+pub use resources::Resources;
+pub use time::{Millis, Timestamp};

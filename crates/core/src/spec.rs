@@ -1,0 +1,209 @@
+//! What a project asks for, after parsing: every value valid by itself, references checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::Name;
+use crate::residency::{Residency, Selector};
+use crate::resources::Resources;
+use crate::time::Millis;
+
+/// Grace between SIGTERM and SIGKILL unless a workload says otherwise.
+pub const GRACE_DEFAULT: Millis = Millis::from_secs(30);
+pub const STAGES_MAX: usize = 2_000;
+
+/// A project file, whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProjectSpec {
+    pub name: Name,
+    pub data: BTreeMap<Name, DataSpec>,
+    /// Stages and services together; they share one namespace.
+    pub workloads: BTreeMap<Name, WorkloadSpec>,
+    #[serde(default)]
+    pub objective: Objective,
+}
+
+/// A dataset that exists before the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DataSpec {
+    /// Relative to the project file; none where the dataset is already known to the control plane by this name.
+    pub path: Option<String>,
+    pub residency: Residency,
+}
+
+/// What a plan minimises: `time` (seconds), `cost` (money), or a weight of time from 0 to 1 between them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    Time,
+    Cost,
+    /// The weight of time; an hour counts as much as one unit of money.
+    Weighted(f64),
+}
+
+impl Default for Objective {
+    /// Time counts, and money decides among what is about equally fast.
+    fn default() -> Objective {
+        Objective::Weighted(0.5)
+    }
+}
+
+/// A stage or a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadSpec {
+    pub kind: Kind,
+    pub command: Command,
+    #[serde(default)]
+    pub python: Option<Python>,
+    #[serde(default)]
+    pub image: Option<String>,
+    /// Names under which the workload sees its inputs -> the dataset or output that each is.
+    #[serde(default)]
+    pub inputs: BTreeMap<Name, Name>,
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    #[serde(default)]
+    pub secrets: BTreeSet<Name>,
+    #[serde(default)]
+    pub resources: Resources,
+    /// Only at these sites; none: wherever it fits.
+    #[serde(default)]
+    pub site: Option<Selector>,
+    pub grace: Millis,
+    /// Higher goes first where there is a queue.
+    #[serde(default)]
+    pub priority: i32,
+    /// Start it elsewhere when its site was not heard of for so long; none: wait for the site.
+    #[serde(default)]
+    pub failover_after: Option<Millis>,
+    /// The author's estimate, used until there is history.
+    #[serde(default)]
+    pub duration: Option<Millis>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Job(Job),
+    Service(Service),
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Job {
+    pub outputs: BTreeSet<Name>,
+    /// How often it may be tried again after a failure.
+    pub retries: u32,
+    pub timeout: Option<Millis>,
+    pub gate: Option<Gate>,
+    /// Outputs that leave their inputs' residency.
+    pub release: BTreeSet<Name>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// The port it listens on; none: Tombolo picks one and says so in `$PORT`.
+    #[serde(default)]
+    pub port: Option<u16>,
+    #[serde(default)]
+    pub ready: Option<Ready>,
+    pub replicas: u32,
+}
+
+/// An HTTP GET that answers 2xx when the service is ready.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ready {
+    pub path: String,
+    /// How long it may take to become ready.
+    pub timeout: Millis,
+}
+
+/// What is executed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// A shell command, in the project's code.
+    Run(String),
+    /// A query in the built-in engine: inputs are tables by name, the result is the only output, as Parquet.
+    Sql(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Python {
+    /// As in a requirements file, such as `scikit-learn==1.5.2`; sorted, without doubles.
+    pub requirements: BTreeSet<String>,
+    /// Such as `3.11`; none: the site's own.
+    pub version: Option<String>,
+}
+
+/// A bound on a number that the stage writes, as JSON, into one of its outputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    pub output: Name,
+    /// Within the output, such as `metrics.json`.
+    pub file: String,
+    /// A key of the JSON object in the file.
+    pub metric: String,
+    pub bound: Bound,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Bound {
+    /// NaN passes no gate.
+    pub fn holds(&self, value: f64) -> bool {
+        match *self {
+            Bound::AtLeast(bound) => value >= bound,
+            Bound::AtMost(bound) => value <= bound,
+        }
+    }
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Bound::AtLeast(bound) => write!(f, "at least {bound}"),
+            Bound::AtMost(bound) => write!(f, "at most {bound}"),
+        }
+    }
+}
+
+impl WorkloadSpec {
+    pub fn outputs(&self) -> impl Iterator<Item = &Name> {
+        self.job().into_iter().flat_map(|job| job.outputs.iter())
+    }
+
+    pub fn job(&self) -> Option<&Job> {
+        match &self.kind {
+            Kind::Job(job) => Some(job),
+            Kind::Service(_) => None,
+        }
+    }
+
+    pub fn service(&self) -> Option<&Service> {
+        match &self.kind {
+            Kind::Job(_) => None,
+            Kind::Service(service) => Some(service),
+        }
+    }
+}
+
+impl ProjectSpec {
+    /// The stage that makes an output.
+    pub fn producer(&self, output: &Name) -> Option<&Name> {
+        self.workloads.iter().find(|(_, spec)| spec.outputs().any(|o| o == output)).map(|(name, _)| name)
+    }
+
+    /// The stages whose outputs a workload reads.
+    pub fn upstream<'a>(&'a self, name: &Name) -> BTreeSet<&'a Name> {
+        let inputs = self.workloads.get(name).map(|spec| spec.inputs.values()).into_iter().flatten();
+        inputs.filter_map(|source| self.producer(source)).collect()
+    }
+}
