@@ -6,11 +6,14 @@
 
 pub mod digest;
 pub mod ids;
+pub mod journal;
 pub mod residency;
 pub mod resources;
 pub mod site;
 pub mod spec;
+pub mod sync;
 pub mod time;
+pub mod workload;
 
 pub use digest::Digest;
 pub use ids::{Epoch, Name, RunId, SiteId, VersionId, WorkloadId};

@@ -1,0 +1,341 @@
+//! The agent's mind: which placements a site has, and what to do about them.
+//!
+//! The journal is the agent's only durable state. The edge saves it after every call that changed it and
+//! before it performs the actions that the call returned; then a kill at any instant leaves either nothing
+//! or an entry from which [`Journal::recover`] goes on.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, WorkloadId};
+use crate::sync::{Assignment, Desired, Finish, Intent, Observed, Order, Outcome, Phase};
+use crate::time::{Millis, Timestamp};
+
+/// Placements that one site may have at once, finished ones included until they are settled.
+pub const ENTRIES_MAX: usize = 20_000;
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Journal {
+    pub entries: BTreeMap<WorkloadId, Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub epoch: Epoch,
+    /// None for the memory of a placement that was stopped before it was seen.
+    pub order: Option<Order>,
+    pub phase: Phase,
+    /// Stop was asked for; never taken back within an epoch.
+    pub stopping: bool,
+    /// A newer placement of the same workload that waits for this one to be over.
+    #[serde(default)]
+    pub next: Option<(Epoch, Intent)>,
+}
+
+/// What the edge shall do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Bring what the order names, then start the shim. Doing so twice is harmless: a shim runs an epoch's
+    /// command at most once.
+    Start { workload: WorkloadId, epoch: Epoch },
+    /// SIGTERM, grace, SIGKILL; where the shim was not started, don't start it.
+    Stop { workload: WorkloadId, epoch: Epoch },
+    /// Remove the placement's directory.
+    Discard { workload: WorkloadId, epoch: Epoch },
+}
+
+/// What an agent that has just started finds of a placement that its journal names.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// No sign that a shim was ever started.
+    Nothing,
+    /// The shim is alive; it will be watched as if it had just been started.
+    Alive,
+    /// The shim has ended and left its result.
+    Ended(Box<Finish>),
+    /// The command was started and its shim is gone without a result.
+    Vanished,
+}
+
+impl Journal {
+    /// Takes in what the control plane wants.
+    pub fn desired(&mut self, desired: &Desired, now: Timestamp) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (workload, epoch) in &desired.settled {
+            self.settle(workload, *epoch, &mut actions);
+        }
+        for assignment in &desired.assignments {
+            self.assign(assignment, now, &mut actions);
+        }
+        actions
+    }
+
+    fn settle(&mut self, workload: &WorkloadId, epoch: Epoch, actions: &mut Vec<Action>) {
+        let over = |entry: &&mut Entry| entry.epoch == epoch && matches!(entry.phase, Phase::Finished(_));
+        if self.entries.get_mut(workload).filter(over).is_some() {
+            self.entries.remove(workload);
+            actions.push(Action::Discard { workload: workload.clone(), epoch });
+        }
+    }
+
+    fn assign(&mut self, assignment: &Assignment, now: Timestamp, actions: &mut Vec<Action>) {
+        let Assignment { workload, epoch, intent } = assignment;
+        let Some(entry) = self.entries.get_mut(workload) else {
+            if self.entries.len() < ENTRIES_MAX {
+                self.admit(workload, *epoch, intent.clone(), now, actions);
+            }
+            return;
+        };
+        if *epoch < entry.epoch || entry.next.as_ref().is_some_and(|(next, _)| epoch < next) {
+            return;
+        }
+        if *epoch == entry.epoch {
+            let over = matches!(entry.phase, Phase::Finished(_));
+            if *intent == Intent::Stop && !over {
+                // Asked again, it is passed on again: the edge may have died between saving and acting.
+                entry.stopping = true;
+                actions.push(Action::Stop { workload: workload.clone(), epoch: *epoch });
+            }
+            return;
+        }
+        if matches!(entry.phase, Phase::Finished(_)) {
+            let old = entry.epoch;
+            self.entries.remove(workload);
+            actions.push(Action::Discard { workload: workload.clone(), epoch: old });
+            self.admit(workload, *epoch, intent.clone(), now, actions);
+        } else {
+            // One live epoch: the older one ends before the newer one begins.
+            entry.next = Some((*epoch, intent.clone()));
+            entry.stopping = true;
+            actions.push(Action::Stop { workload: workload.clone(), epoch: entry.epoch });
+        }
+    }
+
+    fn admit(
+        &mut self,
+        workload: &WorkloadId,
+        epoch: Epoch,
+        intent: Intent,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let entry = match intent {
+            Intent::Run(order) => {
+                actions.push(Action::Start { workload: workload.clone(), epoch });
+                Entry { epoch, order: Some(*order), phase: Phase::Preparing, stopping: false, next: None }
+            }
+            Intent::Stop => {
+                let finish = Finish::without_running(Outcome::Stopped, now);
+                let phase = Phase::Finished(Box::new(finish));
+                Entry { epoch, order: None, phase, stopping: true, next: None }
+            }
+        };
+        self.entries.insert(workload.clone(), entry);
+    }
+
+    /// Takes in what was seen of a shim. Answers whether anything changed that the control plane should
+    /// hear of; facts of another epoch, or of what is already over, change nothing.
+    pub fn observe(
+        &mut self,
+        workload: &WorkloadId,
+        epoch: Epoch,
+        phase: Phase,
+        now: Timestamp,
+    ) -> (bool, Vec<Action>) {
+        let mut actions = Vec::new();
+        let Some(entry) = self.entries.get_mut(workload).filter(|entry| entry.epoch == epoch) else {
+            return (false, actions);
+        };
+        if matches!(entry.phase, Phase::Finished(_)) || entry.phase == phase {
+            return (false, actions);
+        }
+        entry.phase = phase;
+        if matches!(entry.phase, Phase::Finished(_))
+            && let Some((next, intent)) = entry.next.take()
+        {
+            self.entries.remove(workload);
+            actions.push(Action::Discard { workload: workload.clone(), epoch });
+            self.admit(workload, next, intent, now, &mut actions);
+        }
+        (true, actions)
+    }
+
+    /// What an agent that has just started does about what its journal names. `find` looks at the site.
+    pub fn recover(&mut self, now: Timestamp, mut find: impl FnMut(&WorkloadId, Epoch) -> Found) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let live: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| !matches!(entry.phase, Phase::Finished(_)))
+            .map(|(workload, entry)| (workload.clone(), entry.epoch, entry.stopping))
+            .collect();
+        for (workload, epoch, stopping) in live {
+            let finish = match find(&workload, epoch) {
+                Found::Alive => {
+                    if stopping {
+                        actions.push(Action::Stop { workload, epoch });
+                    }
+                    continue;
+                }
+                Found::Nothing if stopping => Finish::without_running(Outcome::Stopped, now),
+                Found::Nothing => {
+                    actions.push(Action::Start { workload, epoch });
+                    continue;
+                }
+                Found::Ended(finish) => *finish,
+                Found::Vanished => {
+                    let why = "its shim ended without a result, as after a power cut".to_owned();
+                    Finish::without_running(Outcome::Lost { why }, now)
+                }
+            };
+            let (_, more) = self.observe(&workload, epoch, Phase::Finished(Box::new(finish)), now);
+            actions.extend(more);
+        }
+        actions
+    }
+
+    /// What must stop because the control plane was silent for longer than its lease: it may be started
+    /// elsewhere then. `silence` is measured on a clock that never jumps, from the sending of the last
+    /// message that was answered.
+    pub fn expire(&mut self, silence: Millis) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (workload, entry) in &mut self.entries {
+            let over = matches!(entry.phase, Phase::Finished(_)) || entry.stopping;
+            let lease = entry.order.as_ref().and_then(|order| order.spec.failover_after);
+            if !over && lease.is_some_and(|lease| silence >= lease) {
+                entry.stopping = true;
+                actions.push(Action::Stop { workload: workload.clone(), epoch: entry.epoch });
+            }
+        }
+        actions
+    }
+
+    pub fn observed(&self) -> Vec<Observed> {
+        self.entries
+            .iter()
+            .map(|(workload, entry)| Observed {
+                workload: workload.clone(),
+                epoch: entry.epoch,
+                phase: entry.phase.clone(),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+    use crate::ids::VersionId;
+    use crate::spec::{Command, GRACE_DEFAULT, Job, Kind, WorkloadSpec};
+
+    const NOW: Timestamp = Timestamp(1_000);
+
+    fn workload() -> WorkloadId {
+        "p-1/a".parse().unwrap()
+    }
+
+    fn run(epoch: u64) -> Assignment {
+        let spec = WorkloadSpec {
+            kind: Kind::Job(Job::default()),
+            command: Command::Run("true".into()),
+            python: None,
+            image: None,
+            inputs: BTreeMap::new(),
+            env: BTreeMap::new(),
+            secrets: Default::default(),
+            resources: Default::default(),
+            site: None,
+            grace: GRACE_DEFAULT,
+            priority: 0,
+            failover_after: Some(Millis(60_000)),
+            duration: None,
+        };
+        let order = Order { spec, code: VersionId(Digest([0; 32])), inputs: BTreeMap::new(), state: None };
+        Assignment { workload: workload(), epoch: Epoch(epoch), intent: Intent::Run(Box::new(order)) }
+    }
+
+    fn stop(epoch: u64) -> Assignment {
+        Assignment { workload: workload(), epoch: Epoch(epoch), intent: Intent::Stop }
+    }
+
+    fn ended(outcome: Outcome) -> Phase {
+        Phase::Finished(Box::new(Finish::without_running(outcome, NOW)))
+    }
+
+    /// Drives a journal through words and prints what it does: `run 1`, `stop 1`, `end 1`, `settle 1`.
+    fn check(script: &[&str], expected: &[&str]) {
+        let mut journal = Journal::default();
+        let mut seen = Vec::new();
+        for line in script {
+            let (word, epoch) = line.split_once(' ').unwrap();
+            let epoch: u64 = epoch.parse().unwrap();
+            let actions = match word {
+                "run" => journal.desired(&Desired { assignments: vec![run(epoch)], settled: vec![] }, NOW),
+                "stop" => journal.desired(&Desired { assignments: vec![stop(epoch)], settled: vec![] }, NOW),
+                "settle" => {
+                    let settled = vec![(workload(), Epoch(epoch))];
+                    journal.desired(&Desired { assignments: vec![], settled }, NOW)
+                }
+                "end" => journal.observe(&workload(), Epoch(epoch), ended(Outcome::Succeeded), NOW).1,
+                "silence" => journal.expire(Millis(epoch)),
+                other => panic!("{other}"),
+            };
+            for action in actions {
+                seen.push(match action {
+                    Action::Start { epoch, .. } => format!("start {epoch}"),
+                    Action::Stop { epoch, .. } => format!("stop {epoch}"),
+                    Action::Discard { epoch, .. } => format!("discard {epoch}"),
+                });
+            }
+        }
+        assert_eq!(seen, expected, "{script:?}");
+    }
+
+    #[test]
+    fn one_live_epoch() {
+        check(&["run 1", "run 1"], &["start 1"]);
+        check(&["run 2", "run 1", "stop 1"], &["start 2"]);
+        check(&["run 1", "run 2"], &["start 1", "stop 1"]);
+        check(&["run 1", "run 2", "end 1"], &["start 1", "stop 1", "discard 1", "start 2"]);
+        check(&["run 1", "run 2", "stop 2", "end 1"], &["start 1", "stop 1", "stop 1", "discard 1"]);
+        check(&["run 1", "end 1", "run 1"], &["start 1"]);
+        check(&["run 1", "end 1", "run 2"], &["start 1", "discard 1", "start 2"]);
+    }
+
+    #[test]
+    fn stop_and_settle() {
+        check(&["stop 1", "run 1"], &[]);
+        check(&["stop 1", "settle 1"], &["discard 1"]);
+        check(&["run 1", "stop 1", "end 1", "settle 1"], &["start 1", "stop 1", "discard 1"]);
+        check(&["run 1", "settle 1"], &["start 1"]);
+        check(&["run 1", "end 1", "settle 2", "settle 1"], &["start 1", "discard 1"]);
+    }
+
+    #[test]
+    fn a_lease_ends_by_silence_and_only_once() {
+        check(&["run 1", "silence 59999", "silence 60000", "silence 70000"], &["start 1", "stop 1"]);
+        check(&["run 1", "end 1", "silence 90000"], &["start 1"]);
+    }
+
+    #[test]
+    fn recovery_re_adopts_what_lives_and_starts_what_never_began() {
+        let check = |found: Found, stopping: bool, actions: usize, phase: &str| {
+            let mut journal = Journal::default();
+            journal.desired(&Desired { assignments: vec![run(1)], settled: vec![] }, NOW);
+            journal.entries.get_mut(&workload()).unwrap().stopping = stopping;
+            let text = format!("{found:?}");
+            assert_eq!(journal.recover(NOW, |_, _| found.clone()).len(), actions, "{text}");
+            let seen = format!("{:?}", journal.entries[&workload()].phase);
+            assert!(seen.contains(phase), "{text}: {seen}");
+        };
+        check(Found::Alive, false, 0, "Preparing");
+        check(Found::Alive, true, 1, "Preparing");
+        check(Found::Nothing, false, 1, "Preparing");
+        check(Found::Nothing, true, 0, "Stopped");
+        check(Found::Vanished, false, 0, "Lost");
+        let finish = Finish::without_running(Outcome::Failed { code: 3 }, NOW);
+        check(Found::Ended(Box::new(finish)), false, 0, "code: 3");
+    }
+}

@@ -1,0 +1,253 @@
+//! What control plane and agent tell each other: intent flows down, facts flow up.
+//!
+//! Both directions are level-triggered. A message says how things are, not what changed, so that sending
+//! one twice does no harm and losing one is mended by the next. Nothing is ever inferred from absence: an
+//! agent stops only what it is told to stop, by name and epoch.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, Name, VersionId, WorkloadId};
+use crate::spec::{Bound, WorkloadSpec};
+use crate::time::{Millis, Timestamp};
+
+/// Down: what the control plane wants of a site.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Desired {
+    pub assignments: Vec<Assignment>,
+    /// Ends that are recorded durably; the agent may forget these placements.
+    pub settled: Vec<(WorkloadId, Epoch)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    pub workload: WorkloadId,
+    pub epoch: Epoch,
+    pub intent: Intent,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intent {
+    Run(Box<Order>),
+    Stop,
+}
+
+/// All that a site needs to know to run a workload.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    pub spec: WorkloadSpec,
+    pub code: VersionId,
+    /// By the names under which the workload sees them.
+    pub inputs: BTreeMap<Name, VersionId>,
+    /// What an earlier attempt left in its state directory.
+    #[serde(default)]
+    pub state: Option<VersionId>,
+}
+
+impl Order {
+    /// Every version that must be at the site before the workload can start.
+    pub fn versions(&self) -> impl Iterator<Item = VersionId> + '_ {
+        std::iter::once(self.code).chain(self.inputs.values().copied()).chain(self.state)
+    }
+}
+
+/// Up: what a site has to say of some or all of its placements.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Report {
+    pub observed: Vec<Observed>,
+    pub replicas: Replicas,
+    /// What came over links since the last report, for the measured bandwidth.
+    #[serde(default)]
+    pub transfers: Vec<TransferSeen>,
+}
+
+/// Which versions are whole at the site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Replicas {
+    /// These came since the last report.
+    New(Vec<VersionId>),
+    /// These, and no others.
+    All(Vec<VersionId>),
+}
+
+impl Default for Replicas {
+    fn default() -> Replicas {
+        Replicas::New(Vec::new())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TransferSeen {
+    pub version: VersionId,
+    pub from: crate::ids::SiteId,
+    /// Bytes on the wire, and what they were before compression.
+    pub wire_bytes: u64,
+    pub raw_bytes: u64,
+    pub took: Millis,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    pub workload: WorkloadId,
+    pub epoch: Epoch,
+    pub phase: Phase,
+}
+
+/// How far a placement is, at its site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// In the agent's journal; inputs are being brought, the environment made.
+    Preparing,
+    Running {
+        since: Timestamp,
+    },
+    /// A service that answers.
+    Ready {
+        since: Timestamp,
+        /// `host:port` as seen from the site.
+        address: String,
+    },
+    Finished(Box<Finish>),
+}
+
+/// How a placement ended, and what it made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finish {
+    pub outcome: Outcome,
+    pub at: Timestamp,
+    /// From the command's first instruction to its last; none where it was never started.
+    #[serde(default)]
+    pub ran: Option<Millis>,
+    #[serde(default)]
+    pub outputs: BTreeMap<Name, Made>,
+    /// The state directory, where something was left in it.
+    #[serde(default)]
+    pub state: Option<VersionId>,
+    #[serde(default)]
+    pub memory_peak_bytes: Option<u64>,
+    #[serde(default)]
+    pub cpu: Option<Millis>,
+    /// The gate's metric.
+    #[serde(default)]
+    pub metric: Option<f64>,
+}
+
+impl Finish {
+    /// An end without a command having run.
+    pub fn without_running(outcome: Outcome, at: Timestamp) -> Finish {
+        Finish {
+            outcome,
+            at,
+            ran: None,
+            outputs: BTreeMap::new(),
+            state: None,
+            memory_peak_bytes: None,
+            cpu: None,
+            metric: None,
+        }
+    }
+}
+
+/// A version that a workload made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    pub version: VersionId,
+    pub bytes: u64,
+    pub files: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Succeeded,
+    /// The command's own exit code.
+    Failed {
+        code: i32,
+    },
+    Signalled {
+        signal: i32,
+    },
+    OutOfMemory {
+        limit_bytes: u64,
+    },
+    TimedOut {
+        after: Millis,
+    },
+    GateFailed {
+        metric: String,
+        value: f64,
+        bound: Bound,
+    },
+    /// Inputs or environment could not be made.
+    Unprepared {
+        why: String,
+    },
+    /// It ran, but what it left can't be taken as its outputs.
+    BadOutputs {
+        why: String,
+    },
+    NoSpace {
+        why: String,
+    },
+    NeverReady {
+        after: Millis,
+    },
+    /// Stopped because it was asked to.
+    Stopped,
+    /// Exit 75 after SIGTERM: its state directory says where to go on.
+    Checkpointed,
+    /// Its shim is gone without a word, as after a power cut.
+    Lost {
+        why: String,
+    },
+}
+
+impl Outcome {
+    pub fn is_success(&self) -> bool {
+        matches!(self, Outcome::Succeeded)
+    }
+
+    /// Whether running the same thing again may end otherwise.
+    pub fn may_retry(&self) -> bool {
+        match self {
+            Outcome::Succeeded | Outcome::GateFailed { .. } | Outcome::BadOutputs { .. } | Outcome::Stopped => false,
+            Outcome::Failed { .. }
+            | Outcome::Signalled { .. }
+            | Outcome::OutOfMemory { .. }
+            | Outcome::TimedOut { .. }
+            | Outcome::Unprepared { .. }
+            | Outcome::NoSpace { .. }
+            | Outcome::NeverReady { .. }
+            | Outcome::Checkpointed
+            | Outcome::Lost { .. } => true,
+        }
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Outcome::Succeeded => f.write_str("succeeded"),
+            Outcome::Failed { code } => write!(f, "exited with code {code}"),
+            Outcome::Signalled { signal } => write!(f, "was ended by signal {signal}"),
+            Outcome::OutOfMemory { limit_bytes } => {
+                write!(f, "ran out of memory (limit {})", crate::resources::bytes(*limit_bytes))
+            }
+            Outcome::TimedOut { after } => write!(f, "ran longer than its timeout of {after}"),
+            Outcome::GateFailed { metric, value, bound } => {
+                write!(f, "gate failed: {metric} is {value}, must be {bound}")
+            }
+            Outcome::Unprepared { why } => write!(f, "could not be prepared: {why}"),
+            Outcome::BadOutputs { why } => write!(f, "outputs refused: {why}"),
+            Outcome::NoSpace { why } => write!(f, "no space left at the site: {why}"),
+            Outcome::NeverReady { after } => write!(f, "was not ready after {after}"),
+            Outcome::Stopped => f.write_str("stopped on request"),
+            Outcome::Checkpointed => f.write_str("stopped at a checkpoint"),
+            Outcome::Lost { why } => write!(f, "was lost: {why}"),
+        }
+    }
+}
