@@ -1,1 +1,9 @@
-//! stub
+//! What goes over wires: the HTTP API's types and its client, the agent's stream, grants, the project file.
+
+pub mod client;
+pub mod frames;
+pub mod grant;
+pub mod problem;
+pub mod project;
+pub mod stream;
+pub mod wire;

@@ -7,6 +7,7 @@
 pub mod digest;
 pub mod ids;
 pub mod journal;
+pub mod placement;
 pub mod residency;
 pub mod resources;
 pub mod site;
@@ -14,6 +15,7 @@ pub mod spec;
 pub mod sync;
 pub mod time;
 pub mod workload;
+pub mod world;
 
 pub use digest::Digest;
 pub use ids::{Epoch, Name, RunId, SiteId, VersionId, WorkloadId};

@@ -82,6 +82,9 @@ impl Default for Replicas {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TransferSeen {
     pub version: VersionId,
+    /// For which placement, where it was for one.
+    #[serde(default)]
+    pub workload: Option<WorkloadId>,
     pub from: crate::ids::SiteId,
     /// Bytes on the wire, and what they were before compression.
     pub wire_bytes: u64,

@@ -1,0 +1,119 @@
+//! Grants: the control plane's signed leave for one version to go from one site to another.
+//!
+//! The fetching site shows the grant, the sending site checks it: signature, version, that it is the
+//! source, that whoever dialled is the destination, and the time.
+
+use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
+use serde::{Deserialize, Serialize};
+use tombolo_core::{Millis, SiteId, Timestamp, VersionId};
+
+/// How long a grant lasts; a transfer that takes longer asks for another.
+pub const GRANT_LIFE: Millis = Millis::from_secs(600);
+/// By how much the clocks of control plane and sending site may differ.
+pub const CLOCK_SKEW_MAX: Millis = Millis::from_secs(120);
+
+/// What is granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    pub version: VersionId,
+    pub from: SiteId,
+    pub to: SiteId,
+    /// The destination's public key, as the transport sees it.
+    pub to_key: String,
+    pub until: Timestamp,
+}
+
+/// A grant with its signature, as it goes over the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Signed {
+    grant: String,
+    signature: String,
+}
+
+/// Why a grant is not good.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GrantFault {
+    #[error("the grant can't be read")]
+    Malformed,
+    #[error("the grant is not signed by this control plane")]
+    Signature,
+    #[error("the grant ended at {until:?}, it is {now:?}")]
+    Expired { until: Timestamp, now: Timestamp },
+    #[error("the grant is for version {0:?}")]
+    Version(VersionId),
+    #[error("the grant is for the source {0}")]
+    Source(SiteId),
+    #[error("the grant is for another destination, {0}")]
+    Destination(SiteId),
+}
+
+impl Grant {
+    pub fn sign(&self, key: &SigningKey) -> Vec<u8> {
+        let grant = serde_json::to_string(self).expect("a grant is plain data");
+        let signature = data_encoding::BASE64.encode(&key.sign(grant.as_bytes()).to_bytes());
+        serde_json::to_vec(&Signed { grant, signature }).expect("two strings")
+    }
+
+    /// The grant, if `bytes` hold one that `key` signed. Nothing is known of its content then; see [`Grant::check`].
+    pub fn open(bytes: &[u8], key: &VerifyingKey) -> Result<Grant, GrantFault> {
+        let signed: Signed = serde_json::from_slice(bytes).map_err(|_| GrantFault::Malformed)?;
+        let signature = data_encoding::BASE64.decode(signed.signature.as_bytes()).map_err(|_| GrantFault::Malformed)?;
+        let signature = Signature::from_slice(&signature).map_err(|_| GrantFault::Malformed)?;
+        key.verify(signed.grant.as_bytes(), &signature).map_err(|_| GrantFault::Signature)?;
+        serde_json::from_str(&signed.grant).map_err(|_| GrantFault::Malformed)
+    }
+
+    /// Whether it lets `from` send `version` to whoever holds `to_key`, now.
+    pub fn check(
+        &self,
+        version: VersionId,
+        from: &SiteId,
+        to_key: &str,
+        now: Timestamp,
+    ) -> Result<(), GrantFault> {
+        if now > self.until + CLOCK_SKEW_MAX {
+            return Err(GrantFault::Expired { until: self.until, now });
+        }
+        if self.version != version {
+            return Err(GrantFault::Version(self.version));
+        }
+        if self.from != *from {
+            return Err(GrantFault::Source(self.from.clone()));
+        }
+        if self.to_key != to_key {
+            return Err(GrantFault::Destination(self.to.clone()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tombolo_core::Digest;
+
+    #[test]
+    fn a_grant_is_good_for_what_it_says_and_nothing_else() {
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let site = |name| SiteId::new(name).unwrap();
+        let version = VersionId(Digest([1; 32]));
+        let until = Timestamp(1_000_000);
+        let grant = Grant { version, from: site("a"), to: site("b"), to_key: "kb".into(), until };
+        let bytes = grant.sign(&key);
+        assert_eq!(Grant::open(&bytes, &key.verifying_key()).unwrap(), grant);
+
+        let other = SigningKey::from_bytes(&[8; 32]);
+        assert_eq!(Grant::open(&bytes, &other.verifying_key()), Err(GrantFault::Signature));
+        let forged = String::from_utf8(bytes).unwrap().replace("\\\"from\\\":\\\"a\\\"", "\\\"from\\\":\\\"c\\\"");
+        assert_eq!(Grant::open(forged.as_bytes(), &key.verifying_key()), Err(GrantFault::Signature));
+        assert_eq!(Grant::open(b"{}", &key.verifying_key()), Err(GrantFault::Malformed));
+
+        let check = |version, from, to_key, now| grant.check(version, &site(from), to_key, Timestamp(now));
+        assert_eq!(check(version, "a", "kb", 0), Ok(()));
+        assert_eq!(check(version, "a", "kb", until.0 + 60_000), Ok(()));
+        assert!(matches!(check(version, "a", "kb", until.0 + 200_000), Err(GrantFault::Expired { .. })));
+        assert!(matches!(check(VersionId(Digest([2; 32])), "a", "kb", 0), Err(GrantFault::Version(_))));
+        assert!(matches!(check(version, "c", "kb", 0), Err(GrantFault::Source(_))));
+        assert!(matches!(check(version, "a", "kc", 0), Err(GrantFault::Destination(_))));
+    }
+}

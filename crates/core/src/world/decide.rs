@@ -1,0 +1,320 @@
+//! What follows from how things are: who is ready, what is placed where, whose lease is over, which runs ended.
+
+use std::collections::BTreeMap;
+
+use super::problem::Loads;
+use super::{Attempt, CLOCK_DRIFT_PER_MILLE, Cache, REPLAN_EVERY, RunRecord, RunState, WorkloadRecord, World};
+use crate::ids::{Name, RunId, SiteId, WorkloadId};
+use crate::placement::{self, Placement};
+use crate::sync::Outcome;
+use crate::time::{Millis, Timestamp};
+use crate::workload::{State, Step};
+
+/// Runs in a row that got nothing placed for want of room, after which a pass ends: those behind them wait
+/// for the same room.
+const FULL_RUNS_MAX: usize = 64;
+
+impl World {
+    /// Draws every conclusion that can be drawn now. Drawing them again changes nothing.
+    pub fn decide(&mut self, now: Timestamp) {
+        self.end_backoffs(now);
+        self.fail_over(now);
+        self.release_waiting(now);
+        self.ask_cache();
+        self.place(now);
+        self.end_runs(now);
+    }
+
+    /// The next moment at which time alone changes something, if there is one.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let backoff = self.workloads.values().filter_map(|record| match record.state {
+            State::Backoff { until, .. } => Some(until),
+            _ => None,
+        });
+        let lease = self.workloads.values().filter_map(|record| self.lease_over(record));
+        backoff.chain(lease).min()
+    }
+
+    fn end_backoffs(&mut self, now: Timestamp) {
+        let due: Vec<_> = self
+            .workloads
+            .iter()
+            .filter(|(_, record)| matches!(record.state, State::Backoff { until, .. } if until <= now))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in due {
+            self.take_step(&id, Step::BackoffOver, now, None);
+        }
+    }
+
+    /// When a placement at a silent site has surely been stopped there by its own agent: the lease, the
+    /// grace in which it may still be ending, and what the agent's clock may be slow.
+    fn lease_over(&self, record: &WorkloadRecord) -> Option<Timestamp> {
+        let lease = record.spec.failover_after?;
+        let site = self.sites.get(record.state.site()?)?;
+        let heard = site.heard.unwrap_or(self.awake).max(self.awake);
+        let held = lease.0 + record.spec.grace.0;
+        Some(heard + Millis(held + held * CLOCK_DRIFT_PER_MILLE / 1000 + STOP_MARGIN.0))
+    }
+
+    fn fail_over(&mut self, now: Timestamp) {
+        let over: Vec<_> = self
+            .workloads
+            .values()
+            .filter(|record| self.lease_over(record).is_some_and(|at| at <= now))
+            .map(|record| record.id.clone())
+            .collect();
+        for id in over {
+            let record = self.workloads.get_mut(&id).expect("listed above");
+            let site = record.state.site().cloned();
+            if let Some(attempt) = record.attempts.last_mut() {
+                attempt.ended = Some(now);
+                attempt.outcome = Some(Outcome::Lost { why: "its site was silent for longer than its lease".into() });
+            }
+            let stop = record.stopping;
+            record.stopping = false;
+            let why = site.map(|site| format!("{site} was silent for longer than failover_after"));
+            self.take_step(&id, Step::Abandon, now, why);
+            if stop {
+                self.take_step(&id, Step::Stop, now, None);
+            }
+        }
+    }
+
+    /// Stages whose inputs are there are queued; those whose inputs will never be are skipped. A service
+    /// waits for every job of its run: nothing is deployed that did not pass its tests.
+    fn release_waiting(&mut self, now: Timestamp) {
+        let runs: Vec<RunId> =
+            self.runs.values().filter(|run| run.state == RunState::Active).map(|run| run.id.clone()).collect();
+        for run in runs {
+            while self.release_in(&run, now) {}
+        }
+    }
+
+    fn release_in(&mut self, run: &RunId, now: Timestamp) -> bool {
+        let Some(record) = self.runs.get(run) else { return false };
+        let gate = self.workloads_of(run).find_map(|record| match &record.state {
+            State::Failed { outcome: Outcome::GateFailed { .. }, .. } => Some(record.id.name.clone()),
+            _ => None,
+        });
+        let mut steps = Vec::new();
+        for workload in self.workloads_of(run) {
+            let pending = matches!(workload.state, State::Waiting | State::Queued { .. });
+            if let Some(because) = gate.clone().filter(|_| pending) {
+                steps.push((workload.id.clone(), Step::UpstreamFailed { because }));
+            } else if workload.state == State::Waiting {
+                steps.extend(self.upstream_step(record, workload).map(|step| (workload.id.clone(), step)));
+            }
+        }
+        for (id, step) in &steps {
+            self.take_step(id, step.clone(), now, None);
+        }
+        !steps.is_empty()
+    }
+
+    fn upstream_step(&self, run: &RunRecord, workload: &WorkloadRecord) -> Option<Step> {
+        let upstream: Vec<&WorkloadRecord> = if workload.spec.service().is_some() {
+            self.workloads_of(&run.id).filter(|record| record.spec.job().is_some()).collect()
+        } else {
+            let makers: Vec<&Name> =
+                workload.spec.inputs.values().filter_map(|source| run.spec.producer(source)).collect();
+            self.workloads_of(&run.id).filter(|record| makers.contains(&&record.id.name)).collect()
+        };
+        let dead = upstream.iter().find(|record| {
+            matches!(record.state, State::Failed { .. } | State::Stopped { .. } | State::Skipped { .. })
+        });
+        if let Some(dead) = dead {
+            return Some(Step::UpstreamFailed { because: dead.id.name.clone() });
+        }
+        let done = upstream.iter().all(|record| matches!(record.state, State::Succeeded { .. }));
+        done.then_some(Step::UpstreamDone)
+    }
+
+    /// Runs in order of priority and age; what waits for room at a site keeps its place in the queue there.
+    fn place(&mut self, now: Timestamp) {
+        let mut runs: BTreeMap<(i32, Timestamp, RunId), ()> = BTreeMap::new();
+        for record in self.workloads.values().filter(|record| placeable(record)) {
+            if let Some(run) = self.runs.get(&record.id.run) {
+                runs.entry((-record.spec.priority, run.at, run.id.clone())).or_default();
+            }
+        }
+        if runs.is_empty() || !self.worth_placing(now) {
+            return;
+        }
+        let mut loads = self.loads(now);
+        let mut full = 0;
+        let mut planned = std::collections::BTreeSet::new();
+        for (_, _, id) in runs.into_keys() {
+            if !planned.insert(id.clone()) {
+                continue;
+            }
+            let placed = self.place_run(&id, &mut loads, now);
+            full = if placed { 0 } else { full + 1 };
+            if full >= FULL_RUNS_MAX {
+                break;
+            }
+        }
+        self.planned.stale = false;
+    }
+
+    /// Whether a pass may find something that the one before did not.
+    fn worth_placing(&mut self, now: Timestamp) -> bool {
+        let reachable: Vec<SiteId> =
+            self.sites.values().filter(|site| site.reachable(now)).map(|site| site.info.id.clone()).collect();
+        let worth = self.planned.stale || self.planned.reachable != reachable || now >= self.planned.at + REPLAN_EVERY;
+        if worth {
+            self.planned.reachable = reachable;
+            self.planned.at = now;
+        }
+        worth
+    }
+
+    /// Plans a run and commits what can begin. Answers whether anything was placed.
+    fn place_run(&mut self, id: &RunId, loads: &mut Loads, now: Timestamp) -> bool {
+        let Some(run) = self.runs.get(id) else { return false };
+        let problem = self.problem(run, loads, now);
+        let plan = placement::plan(&problem);
+        let mut placed = false;
+        for placement in plan.placements {
+            let workload = WorkloadId::new(id.clone(), placement.task.clone());
+            if !self.workloads.get(&workload).is_some_and(placeable) {
+                continue;
+            }
+            let why = match &placement.outcome {
+                Err(unplaceable) => Some(self.unplaceable(unplaceable, &placement)),
+                Ok(outcome) => {
+                    let site = outcome.site.clone();
+                    let record = &self.workloads[&workload];
+                    let busy = self.busy(record, &site, now);
+                    if loads.free(&site).holds(&record.spec.resources) {
+                        loads.take(&site, Some(id.clone()), busy);
+                        self.commit(&workload, site, placement, now);
+                        placed = true;
+                        continue;
+                    }
+                    // Those behind it in the queue don't take its room.
+                    loads.take(&site, None, busy);
+                    Some(format!("waits for room at {}", outcome.site))
+                }
+            };
+            let record = self.workloads.get_mut(&workload).expect("looked up above");
+            if record.why != why || record.placement.is_none() {
+                (record.why, record.placement) = (why.clone(), Some(placement));
+                self.touch(&workload);
+                self.tell(now, &workload, why);
+            }
+        }
+        placed
+    }
+
+    fn unplaceable(&self, unplaceable: &placement::Unplaceable, placement: &Placement) -> String {
+        let reasons: Vec<_> = placement.others.iter().map(|(site, verdict)| format!("{site}: {verdict}")).collect();
+        match reasons.is_empty() {
+            true => "there is no site yet".to_owned(),
+            false => format!("{unplaceable} ({})", reasons.join("; ")),
+        }
+    }
+
+    fn commit(&mut self, id: &WorkloadId, site: SiteId, placement: Placement, now: Timestamp) {
+        let record = self.workloads.get_mut(id).expect("looked up by the caller");
+        record.epoch = record.epoch.next();
+        record.attempts.push(Attempt {
+            epoch: record.epoch,
+            site: site.clone(),
+            placed: now,
+            ended: None,
+            ran: None,
+            outcome: None,
+            bytes_in: 0,
+            memory_peak_bytes: None,
+            cpu: None,
+            metric: None,
+            cost: 0.0,
+        });
+        record.why = None;
+        record.placement = Some(placement);
+        self.take_step(id, Step::Place { site }, now, None);
+    }
+
+    fn end_runs(&mut self, now: Timestamp) {
+        let live: Vec<RunId> = self.runs.keys().cloned().collect();
+        for id in live {
+            let state = self.run_state(&id);
+            let run = self.runs.get_mut(&id).expect("listed above");
+            if run.state == state {
+                continue;
+            }
+            run.state = state;
+            run.ended = (state != RunState::Active).then_some(run.ended.unwrap_or(now));
+            self.changes.runs.insert(id.clone());
+            self.changes.events.push(super::Event {
+                at: now,
+                run: id,
+                workload: None,
+                epoch: crate::ids::Epoch::NONE,
+                state: state.word().to_owned(),
+                site: None,
+                text: None,
+            });
+        }
+    }
+
+    fn run_state(&self, id: &RunId) -> RunState {
+        let (mut failed, mut stopped, mut serving) = (false, false, false);
+        for record in self.workloads_of(id) {
+            match &record.state {
+                State::Succeeded { .. } => {}
+                State::Ready { .. } => serving = true,
+                State::Failed { .. } | State::Skipped { .. } => failed = true,
+                State::Stopped { .. } => stopped = true,
+                State::Waiting
+                | State::Queued { .. }
+                | State::Placed { .. }
+                | State::Preparing { .. }
+                | State::Running { .. }
+                | State::Backoff { .. } => return RunState::Active,
+            }
+        }
+        let really_failed = failed && self.workloads_of(id).any(|record| matches!(record.state, State::Failed { .. }));
+        match (really_failed, stopped || failed, serving) {
+            (true, _, _) => RunState::Failed,
+            (false, true, _) => RunState::Stopped,
+            (false, false, true) => RunState::Serving,
+            (false, false, false) => RunState::Succeeded,
+        }
+    }
+
+    /// Runs that are over and of which no site has anything to tell: the store alone may keep them.
+    pub fn retire(&mut self) -> Vec<RunId> {
+        let over = |run: &RunRecord| {
+            matches!(run.state, RunState::Succeeded | RunState::Failed | RunState::Stopped)
+                && self.workloads_of(&run.id).all(|record| record.state.is_final())
+        };
+        let ids: Vec<RunId> = self.runs.values().filter(|run| over(run)).map(|run| run.id.clone()).collect();
+        for id in &ids {
+            self.runs.remove(id);
+            let workloads: Vec<_> = self.workloads_of(id).map(|record| record.id.clone()).collect();
+            for workload in workloads {
+                self.workloads.remove(&workload);
+            }
+        }
+        ids
+    }
+
+    fn take_step(&mut self, id: &WorkloadId, step: Step, now: Timestamp, text: Option<String>) {
+        let record = self.workloads.get_mut(id).expect("callers name workloads that they found");
+        let Ok(next) = record.state.step(step, now) else { return };
+        let sites = [record.state.site().cloned(), next.site().cloned()];
+        record.state = next;
+        self.changes.wake.extend(sites.into_iter().flatten());
+        self.touch(id);
+        self.tell(now, id, text);
+    }
+}
+
+/// What an agent may need beyond the grace to see that all is dead.
+const STOP_MARGIN: Millis = Millis::from_secs(10);
+
+fn placeable(record: &WorkloadRecord) -> bool {
+    matches!(record.state, State::Queued { .. }) && record.cache == Cache::Missed
+}

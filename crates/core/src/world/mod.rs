@@ -1,0 +1,409 @@
+//! The control plane's mind: what is live, what has happened, what shall be done.
+//!
+//! A [`World`] holds the sites and whatever is not over. The edge feeds it events one after the other
+//! ([`World::submit`], [`World::report`], ...), lets it [`World::decide`], takes what changed
+//! ([`World::take_changes`]) into its store in one transaction, and only then answers the callers and sends
+//! the sites their [`World::desired`]. Loading a store's live part into an empty world is all there is to
+//! recovery.
+
+mod cache;
+mod decide;
+mod problem;
+mod report;
+mod submit;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
+use crate::placement::Placement;
+use crate::residency::Residency;
+use crate::resources::Resources;
+use crate::site::{Links, SiteInfo};
+use crate::spec::{ProjectSpec, WorkloadSpec};
+use crate::sync::{Assignment, Desired, Intent, Made, Observed, Order, Outcome};
+use crate::time::{Millis, Timestamp};
+use crate::workload::State;
+
+pub use report::Known;
+pub use submit::{Refusal, Submission};
+
+/// How long a site may be silent before it counts as unreachable for new placements. What it runs goes on.
+pub const SILENCE_MAX: Millis = Millis::from_secs(15);
+/// How far an agent's clock may be slow against ours, in thousandths: the lease at the site, which is
+/// measured there, is over when we have waited that much longer.
+pub const CLOCK_DRIFT_PER_MILLE: u64 = 20;
+/// Attempts after a site lost a placement without its fault, beside the workload's own retries.
+pub const LOST_RETRIES_MAX: u32 = 3;
+/// Times that a service may end in a row without having been ready.
+pub const SERVICE_STARTS_MAX: u32 = 5;
+/// How often what can't be placed is planned again though nothing has changed but the time.
+pub const REPLAN_EVERY: Millis = Millis::from_secs(10);
+pub const BACKOFF_FIRST: Millis = Millis(1_000);
+pub const BACKOFF_MAX: Millis = Millis::from_secs(60);
+
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    pub sites: BTreeMap<SiteId, SiteRecord>,
+    pub links: Links,
+    pub runs: BTreeMap<RunId, RunRecord>,
+    pub workloads: BTreeMap<WorkloadId, WorkloadRecord>,
+    pub versions: BTreeMap<VersionId, VersionRecord>,
+    /// What is known of past executions, by project and workload.
+    pub history: BTreeMap<(Name, Name), PastRuns>,
+    /// The highest run number given out, by project.
+    pub counters: BTreeMap<Name, u64>,
+    /// When this world began to listen: before it, silence proves nothing.
+    pub awake: Timestamp,
+    changes: Changes,
+    planned: Planned,
+}
+
+/// What the last placing pass saw.
+#[derive(Debug, Clone, Default)]
+struct Planned {
+    at: Timestamp,
+    reachable: Vec<SiteId>,
+    /// Something that matters to placing has changed since.
+    stale: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SiteRecord {
+    pub info: SiteInfo,
+    /// The agent's public key, which is also its address on the transport.
+    pub key: String,
+    pub joined: Timestamp,
+    #[serde(default)]
+    pub draining: bool,
+    #[serde(default)]
+    pub revoked: bool,
+    #[serde(default)]
+    pub heard: Option<Timestamp>,
+}
+
+impl SiteRecord {
+    pub fn reachable(&self, now: Timestamp) -> bool {
+        !self.revoked && self.heard.is_some_and(|heard| now.since(heard) <= SILENCE_MAX)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    pub id: RunId,
+    pub spec: ProjectSpec,
+    pub code: VersionId,
+    /// The versions of the project's datasets.
+    pub data: BTreeMap<Name, VersionId>,
+    pub by: String,
+    pub at: Timestamp,
+    pub force: bool,
+    pub state: RunState,
+    #[serde(default)]
+    pub ended: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    Active,
+    /// Every job succeeded and every service answers; services stay.
+    Serving,
+    Succeeded,
+    Failed,
+    Stopped,
+}
+
+impl RunState {
+    pub fn word(self) -> &'static str {
+        match self {
+            RunState::Active => "active",
+            RunState::Serving => "serving",
+            RunState::Succeeded => "succeeded",
+            RunState::Failed => "failed",
+            RunState::Stopped => "stopped",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadRecord {
+    pub id: WorkloadId,
+    pub spec: WorkloadSpec,
+    pub state: State,
+    pub epoch: Epoch,
+    /// Stop was asked for, and its site has to end it.
+    #[serde(default)]
+    pub stopping: bool,
+    /// Failures that count against its retries, and losses that don't.
+    #[serde(default)]
+    pub failures: u32,
+    #[serde(default)]
+    pub losses: u32,
+    /// Why it is where it is, or why it is nowhere.
+    #[serde(default)]
+    pub placement: Option<Placement>,
+    /// What it waits for, in words.
+    #[serde(default)]
+    pub why: Option<String>,
+    #[serde(default)]
+    pub cache: Cache,
+    #[serde(default)]
+    pub outputs: BTreeMap<Name, Made>,
+    /// What the last attempt left in its state directory.
+    #[serde(default)]
+    pub state_dir: Option<VersionId>,
+    #[serde(default)]
+    pub attempts: Vec<Attempt>,
+}
+
+/// One placement that is over, or the one that lasts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    pub epoch: Epoch,
+    pub site: SiteId,
+    pub placed: Timestamp,
+    #[serde(default)]
+    pub ended: Option<Timestamp>,
+    #[serde(default)]
+    pub ran: Option<Millis>,
+    #[serde(default)]
+    pub outcome: Option<Outcome>,
+    /// Brought over the network for it.
+    #[serde(default)]
+    pub bytes_in: u64,
+    #[serde(default)]
+    pub memory_peak_bytes: Option<u64>,
+    #[serde(default)]
+    pub cpu: Option<Millis>,
+    #[serde(default)]
+    pub metric: Option<f64>,
+    #[serde(default)]
+    pub cost: f64,
+}
+
+/// Attempts kept for a workload; the oldest go first.
+pub const ATTEMPTS_MAX: usize = 50;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cache {
+    /// The inputs are not all known yet.
+    #[default]
+    Unasked,
+    Asked,
+    Missed,
+    Hit,
+}
+
+/// A version that somebody may use: its size, where it may be and where it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VersionRecord {
+    pub bytes: u64,
+    pub files: u64,
+    pub residency: Residency,
+    /// The stage that made it.
+    #[serde(default)]
+    pub made_by: Option<WorkloadId>,
+    pub at: Timestamp,
+    #[serde(default)]
+    pub replicas: BTreeSet<SiteId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct PastRuns {
+    /// How long it ran, by site: a weighted mean in which the last run counts a half.
+    pub ran: BTreeMap<SiteId, Millis>,
+    /// The size of each output, the last time.
+    pub outputs: BTreeMap<Name, u64>,
+}
+
+/// Something that happened, for histories and for those who follow a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    pub at: Timestamp,
+    pub run: RunId,
+    #[serde(default)]
+    pub workload: Option<Name>,
+    #[serde(default)]
+    pub epoch: Epoch,
+    /// The new state's word.
+    pub state: String,
+    #[serde(default)]
+    pub site: Option<SiteId>,
+    #[serde(default)]
+    pub text: Option<String>,
+}
+
+/// What the edge has to make durable.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    pub sites: BTreeSet<SiteId>,
+    pub links: BTreeSet<(SiteId, SiteId)>,
+    pub runs: BTreeSet<RunId>,
+    pub workloads: BTreeSet<WorkloadId>,
+    pub versions: BTreeSet<VersionId>,
+    pub history: BTreeSet<(Name, Name)>,
+    /// Cache entries: key, the workload that made it. The outputs are the workload's.
+    pub cached: Vec<(String, WorkloadId)>,
+    /// Cache keys that the edge shall look up, and answer with [`World::cache_answer`].
+    pub lookups: Vec<(WorkloadId, String)>,
+    pub released: Vec<Release>,
+    pub events: Vec<Event>,
+    /// Sites whose desired state may have changed.
+    pub wake: BTreeSet<SiteId>,
+}
+
+/// The recorded act that let an output leave its inputs' residency.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Release {
+    pub workload: WorkloadId,
+    pub output: Name,
+    pub version: VersionId,
+    pub by: String,
+    pub from: Residency,
+}
+
+impl Changes {
+    /// Takes in what changed later.
+    pub fn merge(&mut self, later: Changes) {
+        self.sites.extend(later.sites);
+        self.links.extend(later.links);
+        self.runs.extend(later.runs);
+        self.workloads.extend(later.workloads);
+        self.versions.extend(later.versions);
+        self.history.extend(later.history);
+        self.cached.extend(later.cached);
+        self.lookups.extend(later.lookups);
+        self.released.extend(later.released);
+        self.events.extend(later.events);
+        self.wake.extend(later.wake);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sites.is_empty()
+            && self.links.is_empty()
+            && self.runs.is_empty()
+            && self.workloads.is_empty()
+            && self.versions.is_empty()
+            && self.history.is_empty()
+            && self.cached.is_empty()
+            && self.lookups.is_empty()
+            && self.released.is_empty()
+            && self.events.is_empty()
+            && self.wake.is_empty()
+    }
+}
+
+impl World {
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// What a site should have, with all that it needs to know. Entries without an order tell it to stop.
+    pub fn desired(&self, site: &SiteId, observed: &[Observed]) -> Desired {
+        let mut desired = Desired::default();
+        for (id, record) in self.workloads.iter().filter(|(_, record)| record.state.site() == Some(site)) {
+            let intent = match record.stopping {
+                true => Intent::Stop,
+                false => match self.order(record) {
+                    Some(order) => Intent::Run(Box::new(order)),
+                    None => continue,
+                },
+            };
+            desired.assignments.push(Assignment { workload: id.clone(), epoch: record.epoch, intent });
+        }
+        self.answer(site, observed, &mut desired);
+        desired
+    }
+
+    fn order(&self, record: &WorkloadRecord) -> Option<Order> {
+        let run = self.runs.get(&record.id.run)?;
+        let mut inputs = BTreeMap::new();
+        for (alias, source) in &record.spec.inputs {
+            inputs.insert(alias.clone(), self.resolve(run, source)?);
+        }
+        Some(Order { spec: record.spec.clone(), code: run.code, inputs, state: record.state_dir })
+    }
+
+    /// The version that a name stands for in a run, once it is known.
+    pub fn resolve(&self, run: &RunRecord, source: &Name) -> Option<VersionId> {
+        if let Some(version) = run.data.get(source) {
+            return Some(*version);
+        }
+        let producer = run.spec.producer(source)?;
+        let record = self.workloads.get(&WorkloadId::new(run.id.clone(), producer.clone()))?;
+        record.outputs.get(source).map(|made| made.version)
+    }
+
+    /// What is not taken at a site by what is placed there.
+    pub fn free(&self, site: &SiteRecord) -> Resources {
+        let mut free = site.info.capacity.clone();
+        for record in self.workloads.values().filter(|record| record.state.site() == Some(&site.info.id)) {
+            free.take(&record.spec.resources);
+        }
+        free
+    }
+
+    pub fn workloads_of<'a>(&'a self, run: &RunId) -> impl Iterator<Item = &'a WorkloadRecord> + use<'a> {
+        // Names are never empty, so the run's own id with the smallest name is a lower bound.
+        let run = run.clone();
+        let first = WorkloadId::new(run.clone(), Name::new("0").expect("a digit is a name"));
+        self.workloads.range(first..).take_while(move |(id, _)| id.run == run).map(|(_, record)| record)
+    }
+
+    /// Whether a version may be at a site: the rule that forbids it, in words.
+    pub fn may_be_at(&self, version: &VersionId, site: &SiteId) -> Result<(), String> {
+        let record = self.versions.get(version).ok_or_else(|| format!("version {} is not known", version.short()))?;
+        let to = self.sites.get(site).ok_or_else(|| format!("there is no site {site}"))?;
+        if to.revoked {
+            return Err(format!("site {site} is revoked"));
+        }
+        match record.residency.forbids(site, &to.info.labels) {
+            None => Ok(()),
+            Some(rule) => Err(format!("version {} may only be at {rule}, not at {site}", version.short())),
+        }
+    }
+
+    /// The sites from which another may fetch a version, most recently heard first.
+    pub fn sources(&self, version: &VersionId, to: &SiteId) -> Result<Vec<SiteId>, String> {
+        self.may_be_at(version, to)?;
+        let record = &self.versions[version];
+        let mut from: Vec<_> = record
+            .replicas
+            .iter()
+            .filter(|site| *site != to)
+            .filter_map(|site| self.sites.get(site))
+            .filter(|site| !site.revoked)
+            .collect();
+        from.sort_by_key(|site| std::cmp::Reverse(site.heard));
+        Ok(from.into_iter().map(|site| site.info.id.clone()).collect())
+    }
+
+    /// The id of the project's next run; never given out twice.
+    pub fn next_run(&mut self, project: &Name) -> RunId {
+        let number = self.counters.entry(project.clone()).or_default();
+        *number += 1;
+        RunId::new(project.clone(), *number)
+    }
+
+    fn touch(&mut self, id: &WorkloadId) {
+        self.changes.workloads.insert(id.clone());
+        self.planned.stale = true;
+    }
+
+    fn tell(&mut self, now: Timestamp, id: &WorkloadId, text: Option<String>) {
+        let record = &self.workloads[id];
+        let event = Event {
+            at: now,
+            run: id.run.clone(),
+            workload: Some(id.name.clone()),
+            epoch: record.epoch,
+            state: record.state.word().to_owned(),
+            site: record.state.site().cloned(),
+            text,
+        };
+        self.changes.events.push(event);
+    }
+}

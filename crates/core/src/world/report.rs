@@ -1,0 +1,315 @@
+//! What sites report: facts are taken in by epoch, once, and stale ones are refused.
+
+use std::collections::BTreeMap;
+
+use super::{
+    ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_MAX, LOST_RETRIES_MAX, PastRuns, Release, SERVICE_STARTS_MAX, VersionRecord,
+    WorkloadRecord, World,
+};
+use crate::ids::{Epoch, SiteId, VersionId, WorkloadId};
+use crate::residency::Residency;
+use crate::sync::{Assignment, Desired, Finish, Intent, Observed, Outcome, Phase, Replicas, Report, TransferSeen};
+use crate::time::{Millis, Timestamp};
+use crate::workload::{State, Step};
+
+/// What the control plane knows of a placement that a site reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// The newest epoch, at this site, not over.
+    Live,
+    /// Recorded as over, or an older epoch.
+    Past,
+    /// Never heard of.
+    Unknown,
+}
+
+impl World {
+    /// Takes in a site's report. It may be taken in any number of times.
+    pub fn report(&mut self, site: &SiteId, report: &Report, now: Timestamp) {
+        let Some(record) = self.sites.get_mut(site).filter(|record| !record.revoked) else { return };
+        // The moment is kept in memory at each report, and made durable when something else of the site is.
+        record.heard = Some(now);
+        self.take_replicas(site, &report.replicas);
+        for seen in &report.transfers {
+            self.note_transfer(site, seen);
+        }
+        for observed in &report.observed {
+            if self.known(site, &observed.workload, observed.epoch) == Known::Live {
+                self.take_phase(site, observed, now);
+            }
+        }
+    }
+
+    fn note_transfer(&mut self, site: &SiteId, seen: &TransferSeen) {
+        let link = self.links.get(&seen.from, site);
+        let measured = link.measured(seen.wire_bytes, seen.took);
+        if measured != link {
+            self.links.0.insert((seen.from.clone(), site.clone()), measured);
+            self.changes.links.insert((seen.from.clone(), site.clone()));
+        }
+        let egress = self.sites.get(&seen.from).map_or(0.0, |from| from.info.prices.egress(seen.wire_bytes));
+        let Some(id) = &seen.workload else { return };
+        let Some(record) = self.workloads.get_mut(id) else { return };
+        if let Some(attempt) = record.attempts.last_mut().filter(|attempt| attempt.site == *site) {
+            attempt.bytes_in += seen.wire_bytes;
+            attempt.cost += egress;
+            self.changes.workloads.insert(id.clone());
+        }
+    }
+
+    pub fn known(&self, site: &SiteId, id: &WorkloadId, epoch: Epoch) -> Known {
+        match self.workloads.get(id) {
+            Some(record) if record.epoch == epoch && record.state.site() == Some(site) => Known::Live,
+            Some(record) if record.epoch >= epoch => Known::Past,
+            // Of runs that are over only the store knows; the edge has looked there before it asks here.
+            _ => Known::Unknown,
+        }
+    }
+
+    /// Adds to what a site is told: which ends are recorded, and what runs there under an old epoch.
+    /// What was never heard of is left alone: it may be newer than a restored backup.
+    pub(super) fn answer(&self, site: &SiteId, observed: &[Observed], desired: &mut Desired) {
+        for Observed { workload, epoch, phase } in observed {
+            let over = matches!(phase, Phase::Finished(_));
+            match self.known(site, workload, *epoch) {
+                Known::Live | Known::Unknown => {}
+                Known::Past if over => desired.settled.push((workload.clone(), *epoch)),
+                Known::Past => desired.assignments.push(Assignment {
+                    workload: workload.clone(),
+                    epoch: *epoch,
+                    intent: Intent::Stop,
+                }),
+            }
+        }
+    }
+
+    fn take_replicas(&mut self, site: &SiteId, replicas: &Replicas) {
+        let (held, all) = match replicas {
+            Replicas::New(held) => (held, false),
+            Replicas::All(held) => (held, true),
+        };
+        for version in held {
+            if self.versions.get_mut(version).is_some_and(|record| record.replicas.insert(site.clone())) {
+                self.changes.versions.insert(*version);
+            }
+        }
+        if all {
+            let held: std::collections::BTreeSet<_> = held.iter().collect();
+            for (version, record) in &mut self.versions {
+                if !held.contains(version) && record.replicas.remove(site) {
+                    self.changes.versions.insert(*version);
+                }
+            }
+        }
+    }
+
+    fn take_phase(&mut self, site: &SiteId, observed: &Observed, now: Timestamp) {
+        let id = &observed.workload;
+        let state = &self.workloads[id].state;
+        let step = match &observed.phase {
+            Phase::Preparing if matches!(state, State::Placed { .. }) => Step::Accepted,
+            Phase::Running { since } if !matches!(state, State::Running { .. }) => Step::Started { since: *since },
+            Phase::Ready { since, address } if !matches!(state, State::Ready { address: a, .. } if a == address) => {
+                Step::Ready { since: *since, address: address.clone() }
+            }
+            Phase::Finished(finish) => return self.take_finish(site, id, finish, now),
+            Phase::Preparing | Phase::Running { .. } | Phase::Ready { .. } => return,
+        };
+        let record = self.workloads.get_mut(id).expect("known to be live");
+        // A step that does not fit is an old report that came late; the next one tells more.
+        let Ok(next) = record.state.step(step, now) else { return };
+        let ready = matches!(next, State::Ready { .. });
+        record.state = next;
+        if ready {
+            record.failures = 0;
+        }
+        self.touch(id);
+        self.tell(now, id, None);
+        if ready {
+            self.supersede(&id.clone(), now);
+        }
+    }
+
+    /// A service that answers takes the place of the same project's same service of earlier runs.
+    fn supersede(&mut self, id: &WorkloadId, now: Timestamp) {
+        let older: Vec<_> = self
+            .workloads
+            .keys()
+            .filter(|other| other.name == id.name && other.run.project() == id.run.project())
+            .filter(|other| other.run.number() < id.run.number())
+            .cloned()
+            .collect();
+        for other in older {
+            let _ = self.stop_workload(&other, now);
+        }
+    }
+
+    fn take_finish(&mut self, site: &SiteId, id: &WorkloadId, finish: &Finish, now: Timestamp) {
+        let mut outcome = finish.outcome.clone();
+        if let Some(fault) = self.foreign_output(id, finish) {
+            outcome = Outcome::BadOutputs { why: fault };
+        }
+        let succeeded = outcome.is_success() && self.workloads[id].spec.job().is_some();
+        if succeeded {
+            self.take_outputs(site, id, finish, now);
+        }
+        self.note_attempt(site, id, finish, &outcome, now);
+        let record = self.workloads.get_mut(id).expect("known to be live");
+        record.state_dir = finish.state.or(record.state_dir);
+        let retry_at = retry_at(record, &outcome, now);
+        let text = (!succeeded).then(|| match retry_at {
+            Some(at) => format!("{outcome}; tries again in {}", at.since(now)),
+            None => outcome.to_string(),
+        });
+        let left_state = finish.state;
+        if let Ok(next) = record.state.step(Step::Ended { outcome, retry_at }, now) {
+            record.state = next;
+            record.stopping = false;
+        }
+        if let Some(version) = left_state {
+            // State derives from what the workload read, and follows the same rule.
+            let residency = self.inherited(id);
+            self.enter_version(version, 0, 0, residency, site, Some(id.clone()), now);
+        }
+        self.touch(id);
+        self.tell(now, id, text);
+        self.changes.wake.insert(site.clone());
+    }
+
+    /// An output that the stage does not declare, or one that it declares and did not make.
+    fn foreign_output(&self, id: &WorkloadId, finish: &Finish) -> Option<String> {
+        let spec = &self.workloads[id].spec;
+        if !finish.outcome.is_success() || spec.job().is_none() {
+            return None;
+        }
+        let missing = spec.outputs().find(|name| !finish.outputs.contains_key(*name));
+        missing.map(|name| format!("the site reports success without the output {name}"))
+    }
+
+    fn take_outputs(&mut self, site: &SiteId, id: &WorkloadId, finish: &Finish, now: Timestamp) {
+        let inherited = self.inherited(id);
+        let record = &self.workloads[id];
+        let released = record.spec.job().map(|job| job.release.clone()).unwrap_or_default();
+        let outputs: BTreeMap<_, _> = finish
+            .outputs
+            .iter()
+            .filter(|(name, _)| record.spec.outputs().any(|declared| declared == *name))
+            .map(|(name, made)| (name.clone(), made.clone()))
+            .collect();
+        let by = self.runs.get(&id.run).map(|run| run.by.clone()).unwrap_or_default();
+        for (name, made) in &outputs {
+            let mut residency = inherited.clone();
+            if released.contains(name) && !inherited.is_anywhere() {
+                self.changes.released.push(Release {
+                    workload: id.clone(),
+                    output: name.clone(),
+                    version: made.version,
+                    by: by.clone(),
+                    from: inherited.clone(),
+                });
+                residency = Residency::anywhere();
+            }
+            self.enter_version(made.version, made.bytes, made.files, residency, site, Some(id.clone()), now);
+        }
+        if let Some(key) = self.cache_key(id) {
+            self.changes.cached.push((key, id.clone()));
+        }
+        let ran = finish.ran;
+        let key = (id.run.project().clone(), id.name.clone());
+        let past = self.history.entry(key.clone()).or_insert_with(PastRuns::default);
+        if let Some(ran) = ran {
+            let mean = past.ran.get(site).map_or(ran, |old| Millis((old.0 + ran.0) / 2));
+            past.ran.insert(site.clone(), mean);
+        }
+        past.outputs = outputs.iter().map(|(name, made)| (name.clone(), made.bytes)).collect();
+        self.changes.history.insert(key);
+        self.workloads.get_mut(id).expect("known to be live").outputs = outputs;
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is one column of the version's record")]
+    fn enter_version(
+        &mut self,
+        id: VersionId,
+        bytes: u64,
+        files: u64,
+        residency: Residency,
+        site: &SiteId,
+        made_by: Option<WorkloadId>,
+        now: Timestamp,
+    ) {
+        let record = self.versions.entry(id).or_insert_with(|| VersionRecord {
+            bytes,
+            files,
+            residency: residency.clone(),
+            made_by: made_by.clone(),
+            at: now,
+            replicas: Default::default(),
+        });
+        // Bytes that were known before keep the rules that they were under, also against a release; but for those that
+        // they have only from an earlier run of the very stage that releases them now.
+        let same_stage = |a: &WorkloadId, b: &WorkloadId| a.run.project() == b.run.project() && a.name == b.name;
+        let own = match (&record.made_by, &made_by) {
+            (Some(old), Some(new)) => same_stage(old, new),
+            _ => false,
+        };
+        record.residency = if own { residency } else { record.residency.and(&residency) };
+        record.replicas.insert(site.clone());
+        self.changes.versions.insert(id);
+    }
+
+    /// The residency of whatever derives from a workload's inputs.
+    pub fn inherited(&self, id: &WorkloadId) -> Residency {
+        let Some(run) = self.runs.get(&id.run) else { return Residency::anywhere() };
+        let record = &self.workloads[id];
+        let versions = record.spec.inputs.values().filter_map(|source| self.resolve(run, source)).chain([run.code]);
+        versions
+            .filter_map(|version| self.versions.get(&version))
+            .fold(Residency::anywhere(), |all, version| all.and(&version.residency))
+    }
+
+    fn note_attempt(&mut self, site: &SiteId, id: &WorkloadId, finish: &Finish, outcome: &Outcome, now: Timestamp) {
+        let prices = self.sites.get(site).map(|site| site.info.prices.clone()).unwrap_or_default();
+        let record = self.workloads.get_mut(id).expect("known to be live");
+        let need = record.spec.resources.clone();
+        let epoch = record.epoch;
+        if let Some(attempt) = record.attempts.iter_mut().rev().find(|attempt| attempt.epoch == epoch) {
+            attempt.ended = Some(now);
+            attempt.ran = finish.ran;
+            attempt.outcome = Some(outcome.clone());
+            attempt.memory_peak_bytes = finish.memory_peak_bytes;
+            attempt.cpu = finish.cpu;
+            attempt.metric = finish.metric;
+            attempt.cost += prices.compute(&need, finish.ran.unwrap_or_default());
+        }
+        let excess = record.attempts.len().saturating_sub(ATTEMPTS_MAX);
+        record.attempts.drain(..excess);
+    }
+}
+
+/// When a workload that ended is tried again, if it is; counts the failure.
+fn retry_at(record: &mut WorkloadRecord, outcome: &Outcome, now: Timestamp) -> Option<Timestamp> {
+    if record.stopping {
+        return None;
+    }
+    let tries = match outcome {
+        Outcome::Lost { .. } => {
+            record.losses += 1;
+            (record.losses <= LOST_RETRIES_MAX).then_some(record.losses)
+        }
+        // The lease ended its stay; it was not asked for by a person.
+        Outcome::Stopped | Outcome::Checkpointed => Some(1),
+        outcome => {
+            record.failures += 1;
+            let allowed = match record.spec.job() {
+                Some(job) => job.retries,
+                None => SERVICE_STARTS_MAX - 1,
+            };
+            let service_ended_well = record.spec.service().is_some() && outcome.is_success();
+            let again = (outcome.may_retry() || service_ended_well) && record.failures <= allowed;
+            again.then_some(record.failures)
+        }
+    };
+    let doublings = tries?.saturating_sub(1).min(10);
+    let pause = Millis((BACKOFF_FIRST.0 << doublings).min(BACKOFF_MAX.0));
+    Some(now + pause)
+}

@@ -1,0 +1,254 @@
+//! What people ask for: submit, stop, retry; sites and versions that come and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Cache, Event, RunRecord, RunState, SiteRecord, VersionRecord, WorkloadRecord, World};
+use crate::ids::{BadName, Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
+use crate::site::Link;
+use crate::spec::{ProjectSpec, STAGES_MAX, WorkloadSpec};
+use crate::time::Timestamp;
+use crate::workload::{State, Step};
+
+/// Replicas that one service may have.
+pub const REPLICAS_MAX: u32 = 20;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    pub id: RunId,
+    pub spec: ProjectSpec,
+    pub code: VersionId,
+    pub data: BTreeMap<Name, VersionId>,
+    pub by: String,
+    pub force: bool,
+}
+
+/// Why an asked-for change is not made. Nothing has changed then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("there is no run {0}")]
+    NoRun(RunId),
+    #[error("run {0} exists already")]
+    RunExists(RunId),
+    #[error("there is no workload {0}")]
+    NoWorkload(WorkloadId),
+    #[error("there is no site {0}")]
+    NoSite(SiteId),
+    #[error("there is a site {0} already; a name belongs to the agent that joined with it")]
+    SiteExists(SiteId),
+    #[error("run {run} needs the dataset {name}, which has no version yet")]
+    NoData { run: RunId, name: Name },
+    #[error("version {0} is not known")]
+    NoVersion(VersionId),
+    #[error("a project has at most {STAGES_MAX} stages and services; this one has {0}")]
+    TooManyStages(usize),
+    #[error("the service {0} wants {1} replicas; at most {REPLICAS_MAX} are allowed")]
+    TooManyReplicas(Name, u32),
+    #[error("the replica's name {0}-{1} is taken or too long; rename the service")]
+    ReplicaName(Name, u32),
+    #[error("run {0} has nothing to retry: nothing in it failed, was stopped or skipped")]
+    NothingToRetry(RunId),
+    #[error("run {0} is over already: it {1}")]
+    Over(RunId, &'static str),
+    #[error("{version} may not be at {site}: {rule}")]
+    Residency { version: VersionId, site: SiteId, rule: String },
+}
+
+impl World {
+    /// A new run; its stages wait for their inputs.
+    pub fn submit(&mut self, submission: Submission, now: Timestamp) -> Result<(), Refusal> {
+        let Submission { id, spec, code, data, by, force } = submission;
+        if self.runs.contains_key(&id) {
+            return Err(Refusal::RunExists(id));
+        }
+        for version in data.values().chain([&code]) {
+            if !self.versions.contains_key(version) {
+                return Err(Refusal::NoVersion(*version));
+            }
+        }
+        if let Some(name) = spec.data.keys().find(|name| !data.contains_key(*name)) {
+            return Err(Refusal::NoData { run: id, name: name.clone() });
+        }
+        let workloads = expand(&spec)?;
+        for (name, spec) in workloads {
+            let workload = WorkloadId::new(id.clone(), name);
+            self.workloads.insert(workload.clone(), new_workload(workload.clone(), spec));
+            self.touch(&workload);
+        }
+        self.changes.events.push(Event {
+            at: now,
+            run: id.clone(),
+            workload: None,
+            epoch: Epoch::NONE,
+            state: RunState::Active.word().to_owned(),
+            site: None,
+            text: Some(format!("submitted by {by}")),
+        });
+        self.changes.runs.insert(id.clone());
+        let state = RunState::Active;
+        self.runs.insert(id.clone(), RunRecord { id, spec, code, data, by, at: now, force, state, ended: None });
+        Ok(())
+    }
+
+    /// Asks everything of a run to stop. Asking again changes nothing.
+    pub fn stop(&mut self, run: &RunId, now: Timestamp) -> Result<(), Refusal> {
+        let record = self.runs.get(run).ok_or_else(|| Refusal::NoRun(run.clone()))?;
+        if let state @ (RunState::Succeeded | RunState::Failed | RunState::Stopped) = record.state {
+            return Err(Refusal::Over(run.clone(), state.word()));
+        }
+        let ids: Vec<_> = self.workloads_of(run).map(|record| record.id.clone()).collect();
+        for id in ids {
+            self.stop_workload(&id, now)?;
+        }
+        Ok(())
+    }
+
+    pub fn stop_workload(&mut self, id: &WorkloadId, now: Timestamp) -> Result<(), Refusal> {
+        let record = self.workloads.get_mut(id).ok_or_else(|| Refusal::NoWorkload(id.clone()))?;
+        if let Some(site) = record.state.site().cloned() {
+            if !record.stopping {
+                record.stopping = true;
+                self.changes.wake.insert(site);
+                self.touch(id);
+                self.tell(now, id, Some("stop asked for".to_owned()));
+            }
+        } else if let Ok(next) = record.state.step(Step::Stop, now) {
+            record.state = next;
+            self.touch(id);
+            self.tell(now, id, None);
+        }
+        Ok(())
+    }
+
+    /// Runs again whatever failed, was stopped or skipped; what succeeded stays as it is.
+    pub fn retry(&mut self, run: &RunId, now: Timestamp) -> Result<(), Refusal> {
+        if !self.runs.contains_key(run) {
+            return Err(Refusal::NoRun(run.clone()));
+        }
+        let again: Vec<_> = self
+            .workloads_of(run)
+            .filter_map(|record| Some((record.id.clone(), record.state.step(Step::Retry, now).ok()?)))
+            .collect();
+        if again.is_empty() {
+            return Err(Refusal::NothingToRetry(run.clone()));
+        }
+        for (id, state) in again {
+            let record = self.workloads.get_mut(&id).expect("listed above");
+            record.state = state;
+            record.stopping = false;
+            (record.failures, record.losses) = (0, 0);
+            // A person who retries wants it run, whatever an earlier run may have left.
+            record.cache = Cache::Missed;
+            self.touch(&id);
+            self.tell(now, &id, Some("retry asked for".to_owned()));
+        }
+        let record = self.runs.get_mut(run).expect("looked up above");
+        (record.state, record.ended) = (RunState::Active, None);
+        self.changes.runs.insert(run.clone());
+        Ok(())
+    }
+
+    /// A run that was over comes back into the live part, as the store has it.
+    pub fn revive(&mut self, run: RunRecord, workloads: Vec<WorkloadRecord>) {
+        if !self.runs.contains_key(&run.id) {
+            self.runs.insert(run.id.clone(), run);
+            self.workloads.extend(workloads.into_iter().map(|record| (record.id.clone(), record)));
+        }
+    }
+
+    pub fn join(&mut self, site: SiteRecord) -> Result<(), Refusal> {
+        let id = site.info.id.clone();
+        if self.sites.contains_key(&id) {
+            return Err(Refusal::SiteExists(id));
+        }
+        self.sites.insert(id.clone(), site);
+        self.changes.sites.insert(id);
+        self.planned.stale = true;
+        Ok(())
+    }
+
+    pub fn edit_site(&mut self, id: &SiteId, edit: impl FnOnce(&mut SiteRecord)) -> Result<(), Refusal> {
+        edit(self.sites.get_mut(id).ok_or_else(|| Refusal::NoSite(id.clone()))?);
+        self.changes.sites.insert(id.clone());
+        self.planned.stale = true;
+        Ok(())
+    }
+
+    pub fn set_link(&mut self, from: &SiteId, to: &SiteId, link: Link) -> Result<(), Refusal> {
+        if let Some(missing) = [from, to].into_iter().find(|site| !self.sites.contains_key(*site)) {
+            return Err(Refusal::NoSite(missing.clone()));
+        }
+        self.links.0.insert((from.clone(), to.clone()), link);
+        self.changes.links.insert((from.clone(), to.clone()));
+        Ok(())
+    }
+
+    /// A version that is at a site. Bytes that are known already keep every rule that they are under: the
+    /// same bytes under a second name don't get out by it.
+    pub fn add_version(&mut self, id: VersionId, record: VersionRecord, site: &SiteId) -> Result<(), Refusal> {
+        let place = self.sites.get(site).ok_or_else(|| Refusal::NoSite(site.clone()))?;
+        let old = self.versions.get(&id);
+        let residency = match old {
+            Some(old) => old.residency.and(&record.residency),
+            None => record.residency.clone(),
+        };
+        if let Some(rule) = residency.forbids(site, &place.info.labels) {
+            return Err(Refusal::Residency { version: id, site: site.clone(), rule: format!("keep at {rule}") });
+        }
+        let entry = self.versions.entry(id).or_insert(record);
+        entry.residency = residency;
+        entry.replicas.insert(site.clone());
+        self.changes.versions.insert(id);
+        self.planned.stale = true;
+        Ok(())
+    }
+
+    /// A source did not have what it was said to have.
+    pub fn drop_replica(&mut self, id: &VersionId, site: &SiteId) {
+        if self.versions.get_mut(id).is_some_and(|record| record.replicas.remove(site)) {
+            self.changes.versions.insert(*id);
+        }
+    }
+}
+
+fn new_workload(id: WorkloadId, spec: WorkloadSpec) -> WorkloadRecord {
+    WorkloadRecord {
+        id,
+        spec,
+        state: State::Waiting,
+        epoch: Epoch::NONE,
+        stopping: false,
+        failures: 0,
+        losses: 0,
+        placement: None,
+        why: None,
+        cache: Cache::Unasked,
+        outputs: BTreeMap::new(),
+        state_dir: None,
+        attempts: Vec::new(),
+    }
+}
+
+/// Services with several replicas become several workloads: `predict`, `predict-2`, `predict-3`.
+fn expand(spec: &ProjectSpec) -> Result<Vec<(Name, WorkloadSpec)>, Refusal> {
+    let mut all = Vec::new();
+    let mut names: BTreeSet<Name> = spec.workloads.keys().cloned().collect();
+    for (name, workload) in &spec.workloads {
+        all.push((name.clone(), workload.clone()));
+        let replicas = workload.service().map_or(1, |service| service.replicas);
+        if replicas > REPLICAS_MAX {
+            return Err(Refusal::TooManyReplicas(name.clone(), replicas));
+        }
+        for number in 2..=replicas {
+            let fault = || Refusal::ReplicaName(name.clone(), number);
+            let twin = Name::new(format!("{name}-{number}")).map_err(|_: BadName| fault())?;
+            if !names.insert(twin.clone()) {
+                return Err(fault());
+            }
+            all.push((twin, workload.clone()));
+        }
+    }
+    if all.len() > STAGES_MAX {
+        return Err(Refusal::TooManyStages(all.len()));
+    }
+    Ok(all)
+}

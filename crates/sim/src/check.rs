@@ -1,0 +1,166 @@
+//! DESIGN.md's invariants, as code over what the simulated world has seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tombolo_core::sync::{Outcome, Phase};
+use tombolo_core::workload::State;
+use tombolo_core::{Epoch, RunId, SiteId, VersionId, WorkloadId};
+
+use crate::control::Disk;
+use crate::project;
+use crate::site::{Placement, Site};
+
+/// What is remembered beside the world, to judge it.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Every command that was ever started, with its site.
+    pub launched: BTreeMap<Placement, SiteId>,
+    /// Acknowledged to whoever submitted.
+    pub acknowledged: BTreeSet<RunId>,
+    /// Somebody asked to stop or retry these.
+    pub touched: BTreeSet<RunId>,
+    /// Ends that a site was told to forget.
+    pub settled: BTreeSet<Placement>,
+    /// Bytes that arrived at a site from elsewhere.
+    pub arrived: BTreeSet<(VersionId, SiteId)>,
+}
+
+impl Ledger {
+    /// Invariants 1 and 2, when a command starts.
+    pub fn launch(&mut self, placement: &Placement, at: &SiteId, sites: &BTreeMap<SiteId, Site>) -> Result<(), String> {
+        let (workload, epoch) = placement;
+        if let Some(site) = self.launched.insert(placement.clone(), at.clone()) {
+            return Err(format!("{workload}#{epoch} was started at {site} and again at {at}"));
+        }
+        for (site, other) in sites.iter().flat_map(|(id, site)| site.processes.keys().map(move |other| (id, other))) {
+            if other.0 == *workload && other != placement {
+                return Err(format!("{workload} acts at {site} (epoch {}) and at {at} (epoch {epoch})", other.1));
+            }
+        }
+        let newest = self.newest(workload);
+        if newest > *epoch {
+            return Err(format!("{workload}#{epoch} was started after epoch {newest} had been"));
+        }
+        if self.touched.contains(&workload.run) {
+            return Ok(());
+        }
+        for (other, finish) in sites.values().flat_map(|site| &site.results) {
+            let leased = sites.values().any(|site| {
+                let entry = site.journal.entries.get(workload).and_then(|entry| entry.order.as_ref());
+                entry.is_some_and(|order| order.spec.failover_after.is_some())
+            });
+            if other.0 == *workload && other.1 < *epoch && finish.outcome.is_success() && !leased {
+                return Err(format!("{workload} had succeeded as epoch {}, and was run again as {epoch}", other.1));
+            }
+        }
+        Ok(())
+    }
+
+    fn newest(&self, workload: &WorkloadId) -> Epoch {
+        let of = self.launched.keys().filter(|(other, _)| other == workload);
+        of.map(|(_, epoch)| *epoch).max().unwrap_or_default()
+    }
+
+    /// Invariant 2, when a site is about to stop a command.
+    pub fn stop(&self, placement: &Placement, site: &Site, superseded: bool) -> Result<(), String> {
+        let Some(process) = site.processes.get(placement) else { return Ok(()) };
+        let leased = process.order.spec.failover_after.is_some();
+        if leased || superseded || self.touched.contains(&placement.0.run) {
+            return Ok(());
+        }
+        Err(format!("{}#{} was stopped though nobody asked for it", placement.0, placement.1))
+    }
+
+    /// Invariant 4, when bytes arrive at a site.
+    pub fn arrive(&mut self, version: VersionId, at: &SiteId, disk: &Disk) -> Result<(), String> {
+        self.arrived.insert((version, at.clone()));
+        let Some(record) = disk.versions.get(&version) else {
+            return Err(format!("version {version:?} came to {at} and nobody knows it"));
+        };
+        let labels = &disk.sites[at].info.labels;
+        match record.residency.forbids(at, labels) {
+            None => Ok(()),
+            Some(rule) => Err(format!("version {version:?} may only be at {rule}, and came to {at}")),
+        }
+    }
+
+    /// Invariant 5, and what else must hold of a disk at any time.
+    pub fn disk(&self, disk: &Disk) -> Result<(), String> {
+        if let Some(lost) = self.acknowledged.iter().find(|run| !disk.runs.contains_key(*run)) {
+            return Err(format!("run {lost} was acknowledged and is lost"));
+        }
+        for placement in &self.settled {
+            let known = disk.workloads.get(&placement.0).is_some_and(|record| {
+                record.epoch > placement.1 || (record.epoch == placement.1 && record.state.site().is_none())
+            });
+            if !known {
+                return Err(format!("the end of {}#{} was settled, and is not recorded", placement.0, placement.1));
+            }
+        }
+        for record in disk.workloads.values() {
+            if let (State::Succeeded { .. }, Some(run)) = (&record.state, disk.runs.get(&record.id.run)) {
+                let mut inputs = BTreeMap::new();
+                for (alias, source) in &record.spec.inputs {
+                    let made_by = run.spec.producer(source);
+                    let upstream = made_by.map(|name| WorkloadId::new(run.id.clone(), name.clone()));
+                    let version = match upstream {
+                        None => run.data.get(source).copied(),
+                        Some(id) => disk.workloads[&id].outputs.get(source).map(|made| made.version),
+                    };
+                    let Some(version) = version else {
+                        return Err(format!("{} succeeded before its input {source} was there", record.id));
+                    };
+                    inputs.insert(alias.clone(), version);
+                }
+                let expected = project::made(&record.id.name, record.id.run.project(), &inputs);
+                if record.outputs.values().any(|made| made.version != expected) {
+                    return Err(format!("{} has outputs of something else", record.id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What holds when faults have stopped and time has passed: nothing is stuck, sites and disk agree.
+    pub fn at_rest(&self, disk: &Disk, sites: &BTreeMap<SiteId, Site>) -> Result<(), String> {
+        for record in disk.workloads.values() {
+            let stuck = match &record.state {
+                State::Placed { .. } | State::Preparing { .. } | State::Backoff { .. } => true,
+                State::Running { .. } => true,
+                State::Queued { .. } => !record
+                    .why
+                    .as_ref()
+                    .is_some_and(|why| why.contains("no site can have it") || why.contains("waits for room")),
+                State::Waiting | State::Ready { .. } => false,
+                State::Succeeded { .. } | State::Failed { .. } | State::Stopped { .. } | State::Skipped { .. } => false,
+            };
+            if stuck {
+                return Err(format!("{} is stuck: {:?} ({:?})", record.id, record.state, record.why));
+            }
+            if let State::Ready { site, .. } = &record.state
+                && !sites[site].processes.contains_key(&(record.id.clone(), record.epoch))
+            {
+                return Err(format!("{} is said to be ready at {site} and is not there", record.id));
+            }
+        }
+        for (id, site) in sites {
+            for (workload, epoch) in site.processes.keys() {
+                let wanted = disk
+                    .workloads
+                    .get(workload)
+                    .is_some_and(|record| record.epoch == *epoch && record.state.site() == Some(id));
+                if !wanted {
+                    return Err(format!("{workload}#{epoch} still runs at {id}, and nobody wants it"));
+                }
+            }
+            for (workload, entry) in &site.journal.entries {
+                if matches!(&entry.phase, Phase::Finished(finish) if finish.outcome != Outcome::Stopped)
+                    && disk.workloads.contains_key(workload)
+                {
+                    return Err(format!("{workload}#{} ended at {id}, and was never settled", entry.epoch));
+                }
+            }
+        }
+        Ok(())
+    }
+}

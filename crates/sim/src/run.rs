@@ -1,0 +1,633 @@
+//! One simulated history, from a seed: what happens, in which order, and whether it was right.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use tombolo_core::journal::Action;
+use tombolo_core::sync::{Desired, Finish, Outcome, Phase, Replicas, Report};
+use tombolo_core::world::{SiteRecord, Submission, VersionRecord};
+use tombolo_core::{Digest, Millis, SiteId, Timestamp, VersionId};
+
+use crate::check::Ledger;
+use crate::control::{Control, Disk};
+use crate::project::{self, name, site_id};
+use crate::rng::Rng;
+use crate::site::{Line, Placement, Process, Site, label};
+
+/// Lines of the story that a failure keeps.
+const STORY_MAX: usize = 400;
+/// Events of one history at most; more means that something goes round in circles.
+const EVENTS_MAX: u64 = 200_000;
+/// For how long faults go on, and how long after them everything has to be at rest.
+const FAULTS_FOR: Millis = Millis::from_secs(600);
+const REST_AFTER: Millis = Millis::from_secs(2400);
+const BEAT: Millis = Millis::from_secs(3);
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub seed: u64,
+    /// Whether workloads may have leases, so that failing over happens.
+    pub leases: bool,
+    /// Tell the story of a run that went well, too.
+    pub trace: bool,
+}
+
+/// A history in which an invariant did not hold.
+#[derive(Debug)]
+pub struct Failure {
+    pub seed: u64,
+    pub what: String,
+    pub story: Vec<String>,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "seed {}: {}", self.seed, self.what)?;
+        for line in &self.story {
+            writeln!(f, "  {line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a history was made of, so that a test can see that it tested something.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub events: u64,
+    pub launches: u64,
+    pub crashes: u64,
+    pub cuts: u64,
+    pub successes: u64,
+    pub failovers: u64,
+    pub story: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Submit(usize),
+    StopRun(usize),
+    Retry(usize),
+    Tick,
+    Beat(SiteId),
+    Reported { site: SiteId, line: Line, sent: Timestamp, report: Report },
+    Told { site: SiteId, line: Line, answers: Option<Timestamp>, desired: Desired },
+    Prepared { site: SiteId, placement: Placement },
+    Ends { site: SiteId, placement: Placement },
+    ControlDies,
+    ControlStarts,
+    AgentDies(SiteId),
+    PowerCut(SiteId),
+    AgentStarts(SiteId),
+    Cut(SiteId),
+    Heal(SiteId),
+}
+
+struct Sim {
+    rng: Rng,
+    now: Timestamp,
+    queue: BinaryHeap<Reverse<(Timestamp, u64)>>,
+    events: BTreeMap<u64, Event>,
+    number: u64,
+    disk: Disk,
+    control: Option<Control>,
+    sites: BTreeMap<SiteId, Site>,
+    /// Sites that can't reach the control plane.
+    cut: BTreeMap<SiteId, bool>,
+    ledger: Ledger,
+    submissions: Vec<Submission>,
+    faults_until: Timestamp,
+    summary: Summary,
+    story: Vec<String>,
+}
+
+/// Plays one history to its end.
+pub fn simulate(options: &Options) -> Result<Summary, Failure> {
+    let mut sim = Sim::new(options);
+    let outcome = sim.play();
+    match outcome {
+        Ok(()) => {
+            let story = if options.trace { sim.story } else { Vec::new() };
+            Ok(Summary { story, ..sim.summary })
+        }
+        Err(what) => {
+            let skip = sim.story.len().saturating_sub(STORY_MAX);
+            Err(Failure { seed: options.seed, what, story: sim.story.split_off(skip) })
+        }
+    }
+}
+
+impl Sim {
+    fn new(options: &Options) -> Sim {
+        let mut rng = Rng::new(options.seed);
+        let mut sim = Sim {
+            now: Timestamp(1_000_000),
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            number: 0,
+            disk: Disk::default(),
+            control: None,
+            sites: BTreeMap::new(),
+            cut: BTreeMap::new(),
+            ledger: Ledger::default(),
+            submissions: Vec::new(),
+            faults_until: Timestamp(1_000_000) + FAULTS_FOR,
+            summary: Summary::default(),
+            story: Vec::new(),
+            rng: rng.clone(),
+        };
+        let sites = rng.range(1, 5) as usize;
+        for index in 0..sites {
+            let info = project::site(&mut rng, index);
+            let id = info.id.clone();
+            let drift = rng.range(0, 21) as i64 - 10;
+            sim.sites.insert(id.clone(), Site { alive: true, drift, ..Site::default() });
+            let key = id.to_string();
+            let (joined, heard) = (sim.now, None);
+            let record = SiteRecord { info, key, joined, draining: false, revoked: false, heard };
+            sim.disk.sites.insert(id, record);
+        }
+        let mut control = Control::start(&sim.disk, sim.now);
+        for number in 0..rng.range(1, 5) as usize {
+            sim.prepare_submission(&mut rng, &mut control, number, sites, options.leases);
+        }
+        sim.control = Some(control);
+        sim.rng = rng;
+        for id in sim.sites.keys().cloned().collect::<Vec<_>>() {
+            sim.sites.get_mut(&id).expect("listed").contact = sim.sites[&id].clock(sim.now);
+            let soon = Millis(sim.rng.range(0, 2000));
+            sim.after(soon, Event::Beat(id));
+        }
+        sim.after(Millis(500), Event::Tick);
+        sim.schedule_people_and_faults();
+        sim
+    }
+
+    /// Data and code of a project at its home site, and the run that will be asked for.
+    fn prepare_submission(&mut self, rng: &mut Rng, control: &mut Control, number: usize, sites: usize, leases: bool) {
+        let home = site_id(rng.range(0, sites as u64) as usize);
+        // Sometimes the same project is run again, so that caches and supersession are met.
+        let project = if number > 0 && rng.chance(400) { number - 1 } else { number };
+        let spec = match self.submissions.get(project).filter(|_| project < number) {
+            Some(before) => before.spec.clone(),
+            None => project::project(rng, project, &home, leases),
+        };
+        let (raw, code) = match self.submissions.get(project).filter(|_| project < number) {
+            Some(before) => (before.data[&name("raw")], before.code),
+            None => (VersionId(Digest([number as u8 + 1; 32])), VersionId(Digest([number as u8 + 101; 32]))),
+        };
+        if project == number {
+            let residency = spec.data[&name("raw")].residency.clone();
+            for (version, residency) in [(raw, residency), (code, Default::default())] {
+                let replicas = [home.clone()].into();
+                let bytes = rng.range(1 << 20, 1 << 30);
+                let record = VersionRecord { bytes, files: 1, residency, made_by: None, at: self.now, replicas };
+                control.change(&mut self.disk, self.now, false, |world| {
+                    world.add_version(version, record, &home).expect("home may have it")
+                });
+                self.sites.get_mut(&home).expect("a site").store.insert(version);
+            }
+        }
+        let id = control.world.next_run(&spec.name);
+        let data = BTreeMap::from([(name("raw"), raw)]);
+        let force = rng.chance(300);
+        self.submissions.push(Submission { id, spec, code, data, by: "ada".to_owned(), force });
+    }
+
+    fn schedule_people_and_faults(&mut self) {
+        for index in 0..self.submissions.len() {
+            let at = Millis(self.rng.range(0, 60_000));
+            self.after(at, Event::Submit(index));
+            if self.rng.chance(150) {
+                let later = Millis(self.rng.range(10_000, 300_000));
+                self.after(at + later, Event::StopRun(index));
+                if self.rng.chance(500) {
+                    let later = later + Millis(self.rng.range(1_000, 200_000));
+                    self.after(at + later, Event::Retry(index));
+                }
+            }
+        }
+        let ids: Vec<_> = self.sites.keys().cloned().collect();
+        for _ in 0..self.rng.range(0, 12) {
+            let at = Millis(self.rng.range(1_000, FAULTS_FOR.0));
+            let site = self.rng.pick(&ids).expect("there is a site").clone();
+            let event = match self.rng.range(0, 8) {
+                0 | 1 => Event::ControlDies,
+                2 | 3 => Event::AgentDies(site),
+                4 => Event::PowerCut(site),
+                _ => Event::Cut(site),
+            };
+            self.after(at, event);
+        }
+    }
+
+    fn after(&mut self, delay: Millis, event: Event) {
+        self.number += 1;
+        self.queue.push(Reverse((self.now + delay, self.number)));
+        self.events.insert(self.number, event);
+    }
+
+    fn tell(&mut self, line: String) {
+        self.story.push(format!("{:>9.3} s  {line}", (self.now.0 - 1_000_000) as f64 / 1000.0));
+    }
+
+    fn faulty(&self) -> bool {
+        self.now < self.faults_until
+    }
+
+    fn play(&mut self) -> Result<(), String> {
+        let end = self.faults_until + REST_AFTER;
+        let mut healed = false;
+        while let Some(Reverse((at, number))) = self.queue.pop() {
+            if at > end {
+                break;
+            }
+            self.now = at;
+            if !healed && !self.faulty() {
+                healed = true;
+                self.heal_all();
+            }
+            let event = self.events.remove(&number).expect("queued with its number");
+            self.summary.events += 1;
+            if self.summary.events > EVENTS_MAX {
+                return Err("it goes round in circles".to_owned());
+            }
+            self.step(event)?;
+            if self.summary.events.is_multiple_of(16) {
+                self.ledger.disk(&self.disk)?;
+            }
+        }
+        self.ledger.disk(&self.disk)?;
+        self.ledger.at_rest(&self.disk, &self.sites)
+    }
+
+    fn heal_all(&mut self) {
+        self.tell("all faults end".to_owned());
+        for id in self.sites.keys().cloned().collect::<Vec<_>>() {
+            self.cut.insert(id.clone(), false);
+            if !self.sites[&id].alive {
+                self.after(Millis(100), Event::AgentStarts(id));
+            }
+        }
+        if self.control.is_none() {
+            self.after(Millis(100), Event::ControlStarts);
+        }
+    }
+
+    fn step(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Submit(index) => self.submit(index),
+            Event::StopRun(index) => self.people(index, false),
+            Event::Retry(index) => self.people(index, true),
+            Event::Tick => {
+                self.change(|_| ());
+                self.after(Millis(1_000), Event::Tick);
+            }
+            Event::Beat(site) => self.beat(&site)?,
+            Event::Reported { site, line, sent, report } => self.reported(&site, line, sent, &report),
+            Event::Told { site, line, answers, desired } => self.told(&site, line, answers, &desired)?,
+            Event::Prepared { site, placement } => self.prepared(&site, placement)?,
+            Event::Ends { site, placement } => self.ends(&site, &placement)?,
+            Event::ControlDies => self.control_dies(),
+            Event::ControlStarts => {
+                if self.control.is_none() {
+                    self.tell("the control plane starts".to_owned());
+                    self.control = Some(Control::start(&self.disk, self.now));
+                }
+            }
+            Event::AgentDies(site) => self.agent_dies(&site, false),
+            Event::PowerCut(site) => self.agent_dies(&site, true),
+            Event::AgentStarts(site) => {
+                if !self.sites[&site].alive {
+                    self.tell(format!("{site}: agent starts"));
+                    let now = self.now;
+                    let actions = self.sites.get_mut(&site).expect("a site").restart(now);
+                    self.act(&site, actions)?;
+                    self.watch_again(&site);
+                    self.after(Millis(50), Event::Beat(site));
+                }
+            }
+            Event::Cut(site) => {
+                self.summary.cuts += 1;
+                self.tell(format!("{site}: cut off"));
+                self.cut.insert(site.clone(), true);
+                self.sites.get_mut(&site).expect("a site").line = None;
+                let healed = Millis(self.rng.range(1_000, 300_000));
+                self.after(healed, Event::Heal(site));
+            }
+            Event::Heal(site) => {
+                self.tell(format!("{site}: line heals"));
+                self.cut.insert(site, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// A change in the control plane, if it is there; it may die before the commit.
+    fn change<T>(&mut self, change: impl FnOnce(&mut tombolo_core::world::World) -> T) -> Option<T> {
+        let crash = self.faulty() && self.rng.chance(3);
+        let now = self.now;
+        let control = self.control.as_mut()?;
+        let committed = control.change(&mut self.disk, now, crash, change);
+        match committed {
+            Some(committed) => {
+                for site in committed.wake {
+                    self.wake(&site, None);
+                }
+                Some(committed.answer)
+            }
+            None => {
+                self.control_dies();
+                None
+            }
+        }
+    }
+
+    fn submit(&mut self, index: usize) {
+        let submission = self.submissions[index].clone();
+        let run = submission.id.clone();
+        if self.ledger.acknowledged.contains(&run) {
+            return;
+        }
+        let now = self.now;
+        match self.change(|world| world.submit(submission, now)) {
+            Some(Ok(())) => {
+                self.tell(format!("{run} is submitted and acknowledged"));
+                self.ledger.acknowledged.insert(run);
+            }
+            // It was committed and the acknowledgement lost: the same key gets the same answer.
+            Some(Err(_)) => {
+                self.ledger.acknowledged.insert(run);
+            }
+            None => self.after(Millis(2_000), Event::Submit(index)),
+        }
+    }
+
+    fn people(&mut self, index: usize, retry: bool) {
+        let run = self.submissions[index].id.clone();
+        self.ledger.touched.insert(run.clone());
+        let now = self.now;
+        let word = if retry { "retry" } else { "stop" };
+        self.tell(format!("{run}: {word} asked for"));
+        self.change(|world| match retry {
+            true => world.retry(&run, now),
+            false => world.stop(&run, now),
+        });
+    }
+
+    fn control_dies(&mut self) {
+        if self.control.take().is_some() {
+            self.summary.crashes += 1;
+            self.tell("the control plane dies".to_owned());
+            for site in self.sites.values_mut() {
+                site.line = None;
+            }
+            let back = Millis(self.rng.range(500, 60_000));
+            self.after(back, Event::ControlStarts);
+        }
+    }
+
+    fn agent_dies(&mut self, id: &SiteId, power: bool) {
+        self.summary.crashes += 1;
+        self.tell(format!("{id}: {}", if power { "power cut" } else { "agent dies" }));
+        let site = self.sites.get_mut(id).expect("a site");
+        if power {
+            site.power_cut();
+        } else {
+            site.kill_agent();
+        }
+        let back = Millis(self.rng.range(500, 90_000));
+        self.after(back, Event::AgentStarts(id.clone()));
+    }
+
+    fn beat(&mut self, id: &SiteId) -> Result<(), String> {
+        let reachable = self.control.is_some() && !self.cut.get(id).copied().unwrap_or(false);
+        let number = self.number;
+        let now = self.now;
+        let site = self.sites.get_mut(id).expect("a site");
+        if !site.alive {
+            return Ok(());
+        }
+        let clock = site.clock(now);
+        let expired = site.journal.expire(clock.since(site.contact));
+        site.save();
+        if reachable {
+            let fresh = site.line.is_none();
+            let line = *site.line.get_or_insert(Line { id: number });
+            let replicas = if fresh {
+                Replicas::All(site.store.iter().copied().collect())
+            } else {
+                Replicas::New(site.store.iter().copied().collect())
+            };
+            let report = Report { observed: site.journal.observed(), replicas, transfers: Vec::new() };
+            let delay = Millis(self.rng.range(1, 400));
+            self.after(delay, Event::Reported { site: id.clone(), line, sent: clock, report });
+        }
+        self.act(id, expired)?;
+        self.after(BEAT, Event::Beat(id.clone()));
+        Ok(())
+    }
+
+    fn reported(&mut self, id: &SiteId, line: Line, sent: Timestamp, report: &Report) {
+        if self.sites[id].line != Some(line) {
+            return;
+        }
+        let crash = self.faulty() && self.rng.chance(3);
+        let now = self.now;
+        let Some(control) = self.control.as_mut() else { return };
+        match control.report(&mut self.disk, now, crash, id, report) {
+            Some(committed) => {
+                for (workload, epoch) in &committed.answer.settled {
+                    self.ledger.settled.insert((workload.clone(), *epoch));
+                }
+                self.send(id, Some(sent), committed.answer);
+                for site in committed.wake.iter().filter(|site| *site != id) {
+                    self.wake(site, None);
+                }
+            }
+            None => self.control_dies(),
+        }
+    }
+
+    fn wake(&mut self, id: &SiteId, answers: Option<Timestamp>) {
+        if let Some(control) = &self.control {
+            let desired = control.world.desired(id, &[]);
+            self.send(id, answers, desired);
+        }
+    }
+
+    fn send(&mut self, id: &SiteId, answers: Option<Timestamp>, desired: Desired) {
+        if let Some(line) = self.sites[id].line {
+            let delay = Millis(self.rng.range(1, 400));
+            self.after(delay, Event::Told { site: id.clone(), line, answers, desired });
+        }
+    }
+
+    fn told(&mut self, id: &SiteId, line: Line, answers: Option<Timestamp>, desired: &Desired) -> Result<(), String> {
+        let now = self.now;
+        let site = self.sites.get_mut(id).expect("a site");
+        if !site.alive || site.line != Some(line) {
+            return Ok(());
+        }
+        site.contact = answers.map_or(site.contact, |sent| site.contact.max(sent));
+        let clock = site.clock(now);
+        let actions = site.journal.desired(desired, clock);
+        site.save();
+        // The agent may die between saving and acting.
+        if self.faulty() && !actions.is_empty() && self.rng.chance(10) {
+            self.agent_dies(id, false);
+            return Ok(());
+        }
+        self.act(id, actions)
+    }
+
+    fn act(&mut self, id: &SiteId, actions: Vec<Action>) -> Result<(), String> {
+        for action in actions {
+            match action {
+                Action::Start { workload, epoch } => {
+                    let placement = (workload, epoch);
+                    self.sites.get_mut(id).expect("a site").preparing.insert(placement.clone());
+                    let delay = Millis(self.rng.range(10, 20_000));
+                    self.after(delay, Event::Prepared { site: id.clone(), placement });
+                }
+                Action::Stop { workload, epoch } => self.stop(id, (workload, epoch))?,
+                Action::Discard { workload, epoch } => {
+                    let placement = (workload, epoch);
+                    let site = self.sites.get_mut(id).expect("a site");
+                    if site.processes.contains_key(&placement) {
+                        return Err(format!("{} was discarded while it ran", label(id, &placement)));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, id: &SiteId, placement: Placement) -> Result<(), String> {
+        let newer = self.disk.workloads.keys().any(|other| {
+            other.name == placement.0.name
+                && other.run.project() == placement.0.run.project()
+                && other.run.number() > placement.0.run.number()
+        });
+        self.ledger.stop(&placement, &self.sites[id], newer)?;
+        let now = self.now;
+        let delay = Millis(self.rng.range(0, 3_000));
+        let site = self.sites.get_mut(id).expect("a site");
+        if site.preparing.remove(&placement) {
+            let finish = Finish::without_running(Outcome::Stopped, site.clock(now));
+            return self.see(id, &placement, Phase::Finished(Box::new(finish)));
+        }
+        let Some(process) = site.processes.get_mut(&placement).filter(|process| process.killed.is_none()) else {
+            return Ok(());
+        };
+        // Some end at once, some use up their grace.
+        let grace = process.order.spec.grace.0.min(delay.0);
+        process.killed = Some(now + Millis(grace));
+        process.outcome = Outcome::Stopped;
+        process.ends = process.killed;
+        self.after(Millis(grace), Event::Ends { site: id.clone(), placement });
+        Ok(())
+    }
+
+    fn prepared(&mut self, id: &SiteId, placement: Placement) -> Result<(), String> {
+        let site = self.sites.get_mut(id).expect("a site");
+        if !site.alive || !site.preparing.contains(&placement) {
+            return Ok(());
+        }
+        let entry = site.journal.entries.get(&placement.0).filter(|entry| entry.epoch == placement.1);
+        let Some(order) = entry.and_then(|entry| entry.order.clone()) else { return Ok(()) };
+        if let Some(missing) = order.versions().find(|version| !self.sites[id].store.contains(version)) {
+            return self.fetch(id, placement, missing);
+        }
+        self.launch(id, placement, order)
+    }
+
+    /// Asks for leave, and brings a version from a site that has it; tries again where that can't be now.
+    fn fetch(&mut self, id: &SiteId, placement: Placement, version: VersionId) -> Result<(), String> {
+        let line = self.sites[id].line.is_some();
+        let asked = self.control.as_ref().filter(|_| line).map(|control| control.world.sources(&version, id));
+        match asked {
+            Some(Err(why)) => {
+                let site = self.sites.get_mut(id).expect("a site");
+                site.preparing.remove(&placement);
+                let outcome = Outcome::Unprepared { why };
+                let finish = Finish::without_running(outcome, site.clock(self.now));
+                return self.see(id, &placement, Phase::Finished(Box::new(finish)));
+            }
+            Some(Ok(from)) if from.iter().any(|source| self.sites[source].store.contains(&version)) => {
+                self.ledger.arrive(version, id, &self.disk)?;
+                self.sites.get_mut(id).expect("a site").store.insert(version);
+            }
+            Some(Ok(_)) | None => {}
+        }
+        let delay = Millis(self.rng.range(500, 10_000));
+        self.after(delay, Event::Prepared { site: id.clone(), placement });
+        Ok(())
+    }
+
+    fn launch(&mut self, id: &SiteId, placement: Placement, order: tombolo_core::sync::Order) -> Result<(), String> {
+        let now = self.now;
+        let lasts = Millis(self.rng.range(500, 90_000));
+        let fails = self.rng.chance(150);
+        let service = order.spec.service().is_some();
+        let site = self.sites.get_mut(id).expect("a site");
+        site.preparing.remove(&placement);
+        // The shim's own rule: an epoch's command is started at most once.
+        if !site.launched.insert(placement.clone()) {
+            return Ok(());
+        }
+        let outcome = if fails { Outcome::Failed { code: 1 } } else { Outcome::Succeeded };
+        let ends = if service && !fails { None } else { Some(now + lasts) };
+        let process = Process { ends, outcome, killed: None, order };
+        site.processes.insert(placement.clone(), process);
+        self.summary.launches += 1;
+        self.tell(format!("{} starts", label(id, &placement)));
+        self.ledger.launch(&placement, id, &self.sites)?;
+        if let Some(ends) = ends {
+            self.after(ends.since(now), Event::Ends { site: id.clone(), placement: placement.clone() });
+        }
+        let phase = self.sites[id].phase(&placement, now);
+        self.see(id, &placement, phase)
+    }
+
+    fn ends(&mut self, id: &SiteId, placement: &Placement) -> Result<(), String> {
+        let now = self.now;
+        let due = self.sites[id].processes.get(placement).is_some_and(|p| p.ends.is_some_and(|ends| ends <= now));
+        if !due {
+            return Ok(());
+        }
+        let site = self.sites.get_mut(id).expect("a site");
+        let outcome = site.processes[placement].outcome.clone();
+        site.end(placement, outcome.clone(), now);
+        self.tell(format!("{} {outcome}", label(id, placement)));
+        if outcome.is_success() {
+            self.summary.successes += 1;
+        }
+        let finish = self.sites[id].results[placement].clone();
+        self.see(id, placement, Phase::Finished(Box::new(finish)))
+    }
+
+    /// The agent, if it lives, sees something of a shim.
+    fn see(&mut self, id: &SiteId, placement: &Placement, phase: Phase) -> Result<(), String> {
+        let now = self.now;
+        let site = self.sites.get_mut(id).expect("a site");
+        if !site.alive {
+            return Ok(());
+        }
+        let clock = site.clock(now);
+        let (changed, actions) = site.journal.observe(&placement.0, placement.1, phase, clock);
+        if changed {
+            site.save();
+        }
+        self.act(id, actions)
+    }
+
+    /// A restarted agent watches again what runs.
+    fn watch_again(&mut self, id: &SiteId) {
+        let now = self.now;
+        let running: Vec<_> = self.sites[id].processes.keys().cloned().collect();
+        for placement in running {
+            let phase = self.sites[id].phase(&placement, now);
+            let _ = self.see(id, &placement, phase);
+        }
+    }
+}
