@@ -69,10 +69,26 @@ enum Event {
     Retry(usize),
     Tick,
     Beat(SiteId),
-    Reported { site: SiteId, line: Line, sent: Timestamp, report: Report },
-    Told { site: SiteId, line: Line, answers: Option<Timestamp>, desired: Desired },
-    Prepared { site: SiteId, placement: Placement },
-    Ends { site: SiteId, placement: Placement },
+    Reported {
+        site: SiteId,
+        line: Line,
+        sent: Timestamp,
+        report: Report,
+    },
+    Told {
+        site: SiteId,
+        line: Line,
+        answers: Option<Timestamp>,
+        desired: Desired,
+    },
+    Prepared {
+        site: SiteId,
+        placement: Placement,
+    },
+    Ends {
+        site: SiteId,
+        placement: Placement,
+    },
     ControlDies,
     ControlStarts,
     AgentDies(SiteId),
@@ -80,6 +96,13 @@ enum Event {
     AgentStarts(SiteId),
     Cut(SiteId),
     Heal(SiteId),
+    /// A shim looks whether its lease is over.
+    LeaseEnds {
+        site: SiteId,
+        placement: Placement,
+    },
+    /// A site asks for a version that it may have no business with.
+    Pry(SiteId),
 }
 
 struct Sim {
@@ -93,6 +116,8 @@ struct Sim {
     sites: BTreeMap<SiteId, Site>,
     /// Sites that can't reach the control plane.
     cut: BTreeMap<SiteId, bool>,
+    /// When the newest message of each direction arrives.
+    last: BTreeMap<(SiteId, bool), Timestamp>,
     ledger: Ledger,
     submissions: Vec<Submission>,
     faults_until: Timestamp,
@@ -128,6 +153,7 @@ impl Sim {
             control: None,
             sites: BTreeMap::new(),
             cut: BTreeMap::new(),
+            last: BTreeMap::new(),
             ledger: Ledger::default(),
             submissions: Vec::new(),
             faults_until: Timestamp(1_000_000) + FAULTS_FOR,
@@ -207,6 +233,11 @@ impl Sim {
             }
         }
         let ids: Vec<_> = self.sites.keys().cloned().collect();
+        for _ in 0..4 {
+            let at = Millis(self.rng.range(1_000, FAULTS_FOR.0));
+            let site = self.rng.pick(&ids).expect("there is a site").clone();
+            self.after(at, Event::Pry(site));
+        }
         for _ in 0..self.rng.range(0, 12) {
             let at = Millis(self.rng.range(1_000, FAULTS_FOR.0));
             let site = self.rng.pick(&ids).expect("there is a site").clone();
@@ -224,6 +255,15 @@ impl Sim {
         self.number += 1;
         self.queue.push(Reverse((self.now + delay, self.number)));
         self.events.insert(self.number, event);
+    }
+
+    /// How long a message takes on a site's line: mostly little, at times seconds, always in order.
+    fn delay(&mut self, id: &SiteId, up: bool) -> Millis {
+        let most = if self.rng.chance(50) { 6_000 } else { 400 };
+        let at = self.now + Millis(self.rng.range(1, most));
+        let last = self.last.entry((id.clone(), up)).or_default();
+        *last = at.max(*last);
+        last.since(self.now)
     }
 
     fn tell(&mut self, line: String) {
@@ -314,6 +354,8 @@ impl Sim {
                 let healed = Millis(self.rng.range(1_000, 300_000));
                 self.after(healed, Event::Heal(site));
             }
+            Event::LeaseEnds { site, placement } => self.hold_to_lease(&site, placement)?,
+            Event::Pry(site) => self.pry(&site)?,
             Event::Heal(site) => {
                 self.tell(format!("{site}: line heals"));
                 self.cut.insert(site, false);
@@ -399,6 +441,17 @@ impl Sim {
         self.after(back, Event::AgentStarts(id.clone()));
     }
 
+    /// Whatever a site asks for, it gets no leave for what may not be there.
+    fn pry(&mut self, id: &SiteId) -> Result<(), String> {
+        let versions: Vec<_> = self.disk.versions.keys().copied().collect();
+        let Some(version) = self.rng.pick(&versions).copied() else { return Ok(()) };
+        let Some(control) = &self.control else { return Ok(()) };
+        match control.world.sources(&version, id) {
+            Ok(from) if !from.is_empty() => self.ledger.arrive(version, id, &self.disk),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     fn beat(&mut self, id: &SiteId) -> Result<(), String> {
         let reachable = self.control.is_some() && !self.cut.get(id).copied().unwrap_or(false);
         let number = self.number;
@@ -419,7 +472,7 @@ impl Sim {
                 Replicas::New(site.store.iter().copied().collect())
             };
             let report = Report { observed: site.journal.observed(), replicas, transfers: Vec::new() };
-            let delay = Millis(self.rng.range(1, 400));
+            let delay = self.delay(id, true);
             self.after(delay, Event::Reported { site: id.clone(), line, sent: clock, report });
         }
         self.act(id, expired)?;
@@ -457,7 +510,7 @@ impl Sim {
 
     fn send(&mut self, id: &SiteId, answers: Option<Timestamp>, desired: Desired) {
         if let Some(line) = self.sites[id].line {
-            let delay = Millis(self.rng.range(1, 400));
+            let delay = self.delay(id, false);
             self.after(delay, Event::Told { site: id.clone(), line, answers, desired });
         }
     }
@@ -586,7 +639,22 @@ impl Sim {
             self.after(ends.since(now), Event::Ends { site: id.clone(), placement: placement.clone() });
         }
         let phase = self.sites[id].phase(&placement, now);
+        self.hold_to_lease(id, placement.clone())?;
         self.see(id, &placement, phase)
+    }
+
+    /// A shim stops its command by itself when its site's lease is over: the agent may be dead.
+    fn hold_to_lease(&mut self, id: &SiteId, placement: Placement) -> Result<(), String> {
+        let site = &self.sites[id];
+        let Some(process) = site.processes.get(&placement) else { return Ok(()) };
+        let Some(lease) = process.order.spec.failover_after else { return Ok(()) };
+        let silence = site.clock(self.now).since(site.contact);
+        if silence >= lease {
+            return self.stop(id, placement);
+        }
+        let left = Millis(lease.0 - silence.0 + 100);
+        self.after(left, Event::LeaseEnds { site: id.clone(), placement });
+        Ok(())
     }
 
     fn ends(&mut self, id: &SiteId, placement: &Placement) -> Result<(), String> {

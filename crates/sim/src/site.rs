@@ -37,7 +37,8 @@ pub struct Site {
     pub launched: BTreeSet<Placement>,
     pub store: BTreeSet<VersionId>,
     pub line: Option<Line>,
-    /// The sending of the newest report that was answered, on the site's own clock.
+    /// The sending of the newest report that was answered, on the site's own clock. Outlives the agent: shims hold
+    /// themselves to it when there is no agent to stop them.
     pub contact: Timestamp,
     /// The site's clock runs so much slow or fast, in thousandths.
     pub drift: i64,
@@ -64,7 +65,6 @@ impl Site {
         self.alive = true;
         self.journal = self.saved.clone();
         self.preparing.clear();
-        self.contact = self.clock(now);
         let (processes, results, launched) = (&self.processes, &self.results, &self.launched);
         let actions = self.journal.recover(now, |workload, epoch| {
             let placement = (workload.clone(), epoch);
