@@ -1,1 +1,147 @@
-//! stub
+//! A site's agent: holds the line to the control plane, runs what is placed here, serves and fetches data.
+//!
+//! The agent dials out and is never dialled by the control plane. With the control plane out of reach it
+//! goes on by its journal; killed and started again it finds what still runs.
+
+pub mod answer;
+pub mod cgroup;
+mod clock;
+pub mod config;
+pub mod fetch;
+pub mod host;
+pub mod lease;
+mod line;
+pub mod logs;
+mod mind;
+pub mod python;
+pub mod shim;
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ed25519_dalek::VerifyingKey;
+use tokio::sync::{mpsc, watch};
+use tombolo_api::stream::ALPN_DATA;
+use tombolo_core::SiteId;
+use tombolo_data::{Store, StoreOptions};
+use tombolo_net::{BindOptions, NetError};
+
+pub use config::{JoinOptions, join};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("{} holds no site that has joined; join with: tombolo agent join <address> --token <token>", .0.display())]
+    NotJoined(PathBuf),
+    #[error("{dir} is the site {site} already; start it with: tombolo agent run --dir {dir}", dir = .dir.display())]
+    Joined { dir: PathBuf, site: SiteId },
+    #[error("another agent runs on {}", .0.display())]
+    Running(PathBuf),
+    #[error("{path} can't be understood: {why}", path = .path.display())]
+    Malformed { path: PathBuf, why: String },
+    #[error("{path} can't be used", path = .path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error(transparent)]
+    Client(#[from] tombolo_api::client::ClientError),
+    #[error(transparent)]
+    Data(#[from] tombolo_data::DataError),
+}
+
+pub struct AgentOptions {
+    /// The site's directory.
+    pub dir: PathBuf,
+    /// What starts a shim, before its directory: this program and `shim`.
+    pub shim_command: Vec<OsString>,
+    /// UDP; none: loopback where the control plane is on loopback, else any address.
+    pub listen: Option<SocketAddr>,
+    /// How old something must be for garbage collection to take it; an hour unless given.
+    pub gc_grace: Option<Duration>,
+}
+
+/// What a started agent says of itself.
+#[derive(Debug, Clone)]
+pub struct Started {
+    pub site: SiteId,
+    pub store: PathBuf,
+}
+
+/// Runs a site's agent until the process is ended.
+pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result<(), AgentError> {
+    let layout = config::Layout(options.dir);
+    let config = config::load(&layout)?;
+    let site = config.info.id.clone();
+    let _lock = lock(&layout)?;
+    let store_dir = layout.store();
+    let store = Arc::new(Store::open(&store_dir, StoreOptions::default())?);
+    let bind = BindOptions {
+        listen: options.listen.unwrap_or_else(|| listen_for(&config.control.direct)),
+        alpns: vec![ALPN_DATA.to_vec()],
+        relay: config.control.relay.clone(),
+    };
+    let endpoint = tombolo_net::bind(tombolo_net::key(&layout.key())?, bind).await?;
+    let grant_key = grant_key(&layout, &config.grant_key)?;
+
+    let (wakes, woken) = mpsc::channel(mind::WAKES_MAX);
+    let driver = Arc::new(host::HostDriver::new(site.clone(), layout.0.clone(), options.shim_command, seen(&wakes)));
+    let (line, line_seen) = watch::channel(None);
+    let fetcher = fetch::Fetcher::new(store.clone(), endpoint.clone(), line_seen);
+    let answerer = Arc::new(answer::Answerer {
+        site: site.clone(),
+        store: store.clone(),
+        driver: driver.clone(),
+        fetcher: fetcher.clone(),
+        journal: layout.journal(),
+        mind: wakes.clone(),
+        gc_grace: options.gc_grace,
+    });
+    let mind = mind::Mind::load(layout.journal(), driver, fetcher, wakes.clone())?;
+    tokio::spawn(answer::serve_sites(endpoint.clone(), store, site.clone(), grant_key));
+    tokio::spawn(line::hold(config, endpoint, answerer, wakes, line));
+    started(Started { site, store: store_dir });
+    mind.run(woken).await
+}
+
+/// What the driver sees, as wakes of the mind.
+fn seen(wakes: &mpsc::Sender<mind::Wake>) -> mpsc::Sender<host::Seen> {
+    let (sender, mut receiver) = mpsc::channel::<host::Seen>(mind::WAKES_MAX);
+    let wakes = wakes.clone();
+    tokio::spawn(async move {
+        while let Some((workload, epoch, phase)) = receiver.recv().await {
+            if wakes.send(mind::Wake::Seen(workload, epoch, phase)).await.is_err() {
+                return;
+            }
+        }
+    });
+    sender
+}
+
+fn lock(layout: &config::Layout) -> Result<nix::fcntl::Flock<std::fs::File>, AgentError> {
+    let path = layout.lock();
+    let file = std::fs::File::create(&path).map_err(|error| config::io(&path, error))?;
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock)
+        .map_err(|_| AgentError::Running(layout.0.clone()))
+}
+
+fn grant_key(layout: &config::Layout, hex: &str) -> Result<VerifyingKey, AgentError> {
+    let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).ok();
+    let bytes: Option<[u8; 32]> = bytes.and_then(|bytes| bytes.try_into().ok());
+    bytes.and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok()).ok_or_else(|| AgentError::Malformed {
+        path: layout.config(),
+        why: "grant_key is no Ed25519 key in hex".to_owned(),
+    })
+}
+
+/// Where everything is on one machine, nothing needs to be reachable from outside of it.
+fn listen_for(control: &[String]) -> SocketAddr {
+    let loopback = control.iter().filter_map(|text| text.parse::<SocketAddr>().ok()).all(|addr| addr.ip().is_loopback());
+    let ip = if loopback && !control.is_empty() { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+    SocketAddr::from((ip, 0))
+}

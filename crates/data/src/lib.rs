@@ -1,1 +1,31 @@
-//! stub
+//! Tombolo's data: trees of files as versions, kept as chunks in packs, moved between sites.
+//!
+//! A [`Store`] is a directory; [`store`] says what lies in it, [`pack`] and [`manifest`] what its files look like,
+//! and [`gc`] why nothing that is needed is ever removed. [`transfer`] brings versions from other stores. All of it
+//! but [`transfer`] blocks and belongs on a thread that may.
+
+mod add;
+mod chunker;
+mod codec;
+mod error;
+pub mod gc;
+mod index;
+pub mod lease;
+pub mod manifest;
+pub mod pack;
+mod read;
+mod session;
+pub mod store;
+pub mod transfer;
+mod verify;
+mod walk;
+
+pub use add::{AddOptions, Added, Progress};
+pub use chunker::{CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
+pub use error::DataError;
+pub use gc::Collected;
+pub use manifest::{ChunkRef, Manifest, Summary};
+pub use read::MaterializeOptions;
+pub use store::{Hold, Listed, ListedKind, Store, StoreOptions};
+pub use verify::{Damage, Hit, VerifyOptions, VerifyReport};
+pub use walk::IGNORE_FOR_CODE;

@@ -1,0 +1,89 @@
+//! What an agent keeps of itself: its key, who its control plane is, what its site has.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tombolo_api::stream::PeerAddress;
+use tombolo_api::wire::{Join, Joined};
+use tombolo_core::site::SiteInfo;
+
+use crate::AgentError;
+
+/// `site.json` in the site's directory; written once, when the site joins.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    pub info: SiteInfo,
+    pub control: PeerAddress,
+    /// The key that signs grants, in hex.
+    pub grant_key: String,
+}
+
+/// Where things are in a site's directory.
+#[derive(Debug, Clone)]
+pub struct Layout(pub PathBuf);
+
+impl Layout {
+    pub fn config(&self) -> PathBuf {
+        self.0.join("site.json")
+    }
+
+    pub fn key(&self) -> PathBuf {
+        self.0.join("agent.key")
+    }
+
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal.json")
+    }
+
+    pub fn lock(&self) -> PathBuf {
+        self.0.join("agent.lock")
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.0.join("store")
+    }
+}
+
+pub struct JoinOptions {
+    /// The control plane's API, such as `http://127.0.0.1:7070`.
+    pub address: String,
+    pub token: String,
+    pub dir: PathBuf,
+    pub info: SiteInfo,
+}
+
+/// Makes the site's key, has the control plane let it in, and remembers what it is told.
+pub async fn join(options: JoinOptions) -> Result<Config, AgentError> {
+    let layout = Layout(options.dir);
+    make_dir(&layout.0)?;
+    if let Ok(config) = load(&layout) {
+        return Err(AgentError::Joined { dir: layout.0, site: config.info.id });
+    }
+    let key = tombolo_net::key(&layout.key())?;
+    let client = tombolo_api::client::Client::new(&options.address, None);
+    let request =
+        Join { token: options.token, key: tombolo_net::hex(&key.public()), info: options.info.clone() };
+    let joined: Joined = client.post("/v1/join", &request.key, &request).await?;
+    let config = Config { info: options.info, control: joined.control, grant_key: joined.grant_key };
+    let text = serde_json::to_vec_pretty(&config).expect("plain data");
+    tombolo_net::write_private(&layout.config(), &text).map_err(|source| io(&layout.config(), source))?;
+    Ok(config)
+}
+
+pub fn load(layout: &Layout) -> Result<Config, AgentError> {
+    let path = layout.config();
+    let text = std::fs::read(&path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => AgentError::NotJoined(layout.0.clone()),
+        _ => io(&path, source),
+    })?;
+    serde_json::from_slice(&text).map_err(|error| AgentError::Malformed { path, why: error.to_string() })
+}
+
+pub(crate) fn make_dir(dir: &Path) -> Result<(), AgentError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| io(dir, source))
+}
+
+pub(crate) fn io(path: &Path, source: std::io::Error) -> AgentError {
+    AgentError::Io { path: path.to_owned(), source }
+}

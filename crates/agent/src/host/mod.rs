@@ -1,0 +1,419 @@
+//! The driver of `host` sites: a shim for each placement, as a process of its own that outlives the agent.
+
+mod watch;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::Stream;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixDatagram;
+use tokio::process::Child;
+use tokio::sync::{Notify, mpsc};
+use tombolo_core::ids::{Epoch, Name, SiteId, WorkloadId};
+use tombolo_core::journal::Found;
+use tombolo_core::sync::{Finish, Order, Outcome, Phase};
+
+use crate::clock::now;
+use crate::logs::{self, LogLimits, LogLine, LogQuery};
+use crate::shim::placement::{self, Durable, Event, Placement, ShimOrder};
+use crate::shim::{lost, process, remove_tree};
+
+/// What the driver tells of a placement.
+pub type Seen = (WorkloadId, Epoch, Phase);
+
+/// How long a discarded placement's shim may take to end before its directory is removed anyway.
+const END_MAX: Duration = Duration::from_secs(10);
+/// Logs of discarded placements that are kept at a site; the oldest go first.
+const KEPT_LOGS_MAX: usize = 2_000;
+/// How many placements are discarded between two looks at the kept logs.
+const PRUNE_EVERY: usize = 50;
+/// Longest path of a wake socket, in bytes; the kernel's limit is 108.
+const SOCKET_PATH_MAX: usize = 100;
+
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("can't make the placement's directory {}: {source}", dir.display())]
+    Dir { dir: PathBuf, source: io::Error },
+    #[error("can't start the shim {program}: {source}")]
+    Spawn { program: String, source: io::Error },
+}
+
+impl HostError {
+    /// What it means for the placement.
+    pub fn outcome(&self) -> Outcome {
+        let (HostError::Dir { source, .. } | HostError::Spawn { source, .. }) = self;
+        let why = self.to_string();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Outcome::NoSpace { why },
+            _ => Outcome::Unprepared { why },
+        }
+    }
+}
+
+/// Starts, finds, stops and watches shims. Clones are the same driver.
+#[derive(Clone)]
+pub struct HostDriver {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    site: SiteId,
+    site_dir: PathBuf,
+    shim_command: Vec<OsString>,
+    seen: mpsc::Sender<Seen>,
+    /// By their directories: who is watched, and what wakes the watcher.
+    watched: Mutex<HashMap<PathBuf, Arc<Notify>>>,
+    wake: Option<PathBuf>,
+    discarded: std::sync::atomic::AtomicUsize,
+}
+
+/// What starts this very program as a shim, also after its file was replaced by a newer one.
+pub fn shim_command() -> Vec<OsString> {
+    vec!["/proc/self/exe".into(), "shim".into()]
+}
+
+impl HostDriver {
+    /// `shim_command` is executed with the placement's directory as its last argument. What is seen of the
+    /// placements goes to `seen`. Needs a tokio runtime.
+    pub fn new(
+        site: SiteId,
+        site_dir: impl AsRef<Path>,
+        shim_command: Vec<OsString>,
+        seen: mpsc::Sender<Seen>,
+    ) -> HostDriver {
+        let site_dir = std::path::absolute(site_dir.as_ref()).unwrap_or_else(|_| site_dir.as_ref().to_owned());
+        let socket = listen(&site_dir);
+        let inner = Arc::new(Inner {
+            site,
+            wake: socket.as_ref().map(|(path, _)| path.clone()),
+            site_dir,
+            shim_command,
+            seen,
+            watched: Mutex::default(),
+            discarded: Default::default(),
+        });
+        if let Some((_, socket)) = socket {
+            tokio::spawn(pass_wakes_on(socket, Arc::downgrade(&inner)));
+        }
+        HostDriver { inner }
+    }
+
+    /// Starts a shim and watches it. Doing so twice is harmless: one of the shims gets the lock.
+    pub fn start(
+        &self,
+        workload: &WorkloadId,
+        epoch: Epoch,
+        order: &Order,
+        secrets: &BTreeMap<Name, String>,
+    ) -> Result<(), HostError> {
+        let placement = self.placement(workload, epoch);
+        let Some(wake) = self.inner.enter(&placement) else { return Ok(()) };
+        let started = self.write_order(&placement, workload, epoch, order).and_then(|()| {
+            let mut line = serde_json::to_vec(secrets).map_err(|e| self.dir_error(&placement, io::Error::other(e)))?;
+            line.push(b'\n');
+            Ok((self.spawn(&placement, &line)?, line))
+        });
+        match started {
+            Ok((child, secrets)) => {
+                let spawner = watch::Spawner { child, secrets, left: watch::SPAWNS_MAX - 1 };
+                self.spawn_watch(workload, epoch, placement, wake, Some(spawner));
+                Ok(())
+            }
+            Err(error) => {
+                self.inner.leave(&placement);
+                Err(error)
+            }
+        }
+    }
+
+    /// Watches a placement whose shim is alive, as after [`HostDriver::find`] has found it; else does nothing.
+    pub fn watch(&self, workload: &WorkloadId, epoch: Epoch) {
+        let placement = self.placement(workload, epoch);
+        if placement.is_locked().unwrap_or(false)
+            && let Some(wake) = self.inner.enter(&placement)
+        {
+            self.spawn_watch(workload, epoch, placement, wake, None);
+        }
+    }
+
+    /// What there is of a placement, for an agent that has just started. Of one that has no shim any more nothing is
+    /// left running when this returns.
+    pub fn find(&self, workload: &WorkloadId, epoch: Epoch) -> Found {
+        let placement = self.placement(workload, epoch);
+        match find(&placement) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(dir = %placement.dir().display(), %error, "a placement can't be read");
+                Found::Vanished
+            }
+        }
+    }
+
+    /// SIGTERM for the command, its grace, then SIGKILL for all of it; the shim sees to that. Where there is no
+    /// shim, none will start the command any more.
+    pub fn stop(&self, workload: &WorkloadId, epoch: Epoch) {
+        let placement = self.placement(workload, epoch);
+        if !placement.exists() {
+            return;
+        }
+        // The mark first: a shim that has not signed its lock yet looks for it afterwards.
+        if let Err(error) = placement.ask_to_stop() {
+            tracing::warn!(dir = %placement.dir().display(), %error, "the wish to stop can't be written down");
+        }
+        if let Some(pid) = living_shim(&placement) {
+            // It may have ended in between.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+    }
+
+    /// Removes the placement's directory, in the background; its log is kept for [`HostDriver::logs`].
+    pub fn discard(&self, workload: &WorkloadId, epoch: Epoch) {
+        let placement = self.placement(workload, epoch);
+        if !placement.exists() {
+            return;
+        }
+        let kept = placement::kept_logs_dir(&self.inner.site_dir, workload, epoch);
+        let count = self.inner.discarded.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let logs = self.inner.site_dir.join("logs");
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = discard(&placement, &kept) {
+                tracing::warn!(dir = %placement.dir().display(), %error, "a placement can't be removed");
+            }
+            if count.is_multiple_of(PRUNE_EVERY) {
+                prune(&logs);
+            }
+        });
+    }
+
+    /// What the workload printed, line by line.
+    pub fn logs(
+        &self,
+        workload: &WorkloadId,
+        epoch: Epoch,
+        query: LogQuery,
+    ) -> impl Stream<Item = io::Result<LogLine>> + Send + Unpin + use<> {
+        let placement = self.placement(workload, epoch).dir().to_owned();
+        logs::read(vec![placement, placement::kept_logs_dir(&self.inner.site_dir, workload, epoch)], query)
+    }
+
+    fn placement(&self, workload: &WorkloadId, epoch: Epoch) -> Placement {
+        Placement::of(&self.inner.site_dir, workload, epoch)
+    }
+
+    fn write_order(
+        &self,
+        placement: &Placement,
+        workload: &WorkloadId,
+        epoch: Epoch,
+        order: &Order,
+    ) -> Result<(), HostError> {
+        let site_dir = &self.inner.site_dir;
+        let order = ShimOrder {
+            workload: workload.clone(),
+            epoch,
+            site: self.inner.site.clone(),
+            order: order.clone(),
+            store_dir: site_dir.join("store"),
+            state_dir: placement::state_dir(site_dir, workload),
+            envs_dir: site_dir.join("envs"),
+            env: BTreeMap::new(),
+            port: None,
+            logs: LogLimits::default(),
+            wake: self.inner.wake.clone(),
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(placement.dir())
+            .and_then(|()| placement.write_order(&order))
+            .map_err(|error| self.dir_error(placement, error))
+    }
+
+    fn dir_error(&self, placement: &Placement, source: io::Error) -> HostError {
+        HostError::Dir { dir: placement.dir().to_owned(), source }
+    }
+
+    fn spawn(&self, placement: &Placement, secrets: &[u8]) -> Result<Child, HostError> {
+        spawn(&self.inner.shim_command, placement, secrets).map_err(|source| HostError::Spawn {
+            program: self.inner.shim_command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default(),
+            source,
+        })
+    }
+
+    fn spawn_watch(
+        &self,
+        workload: &WorkloadId,
+        epoch: Epoch,
+        placement: Placement,
+        wake: Arc<Notify>,
+        spawner: Option<watch::Spawner>,
+    ) {
+        let watch = watch::Watch { driver: self.clone(), workload: workload.clone(), epoch, placement, wake, spawner };
+        tokio::spawn(watch.run());
+    }
+}
+
+impl Inner {
+    /// None where the placement is watched already.
+    fn enter(&self, placement: &Placement) -> Option<Arc<Notify>> {
+        let mut watched = self.watched();
+        if watched.contains_key(placement.dir()) {
+            return None;
+        }
+        let wake = Arc::new(Notify::new());
+        watched.insert(placement.dir().to_owned(), wake.clone());
+        Some(wake)
+    }
+
+    fn leave(&self, placement: &Placement) {
+        self.watched().remove(placement.dir());
+    }
+
+    fn watched(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<Notify>>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The secrets go through a pipe: neither the arguments nor the environment of a process are private.
+fn spawn(shim_command: &[OsString], placement: &Placement, secrets: &[u8]) -> io::Result<Child> {
+    let [program, args @ ..] = shim_command else { return Err(io::Error::other("there is no command to start it")) };
+    let stderr = OpenOptions::new().append(true).create(true).mode(0o600).open(placement.shim_err())?;
+    let mut command = std::process::Command::new(program);
+    if program == "/proc/self/exe" {
+        command.arg0("tombolo");
+    }
+    command.args(args).arg(placement.dir()).current_dir("/");
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr);
+    // The shim makes itself the leader of a session, so that it survives the agent and its terminal.
+    let mut child = tokio::process::Command::from(command).spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        let secrets = secrets.to_vec();
+        tokio::spawn(async move {
+            // A shim that ends without reading them has its reasons, and writes them down.
+            let _ = stdin.write_all(&secrets).await;
+        });
+    }
+    Ok(child)
+}
+
+/// The socket on which shims say that they have written an event; without it the watchers look now and then.
+fn listen(site_dir: &Path) -> Option<(PathBuf, UnixDatagram)> {
+    let path = site_dir.join("wake.sock");
+    let bound = if path.as_os_str().len() > SOCKET_PATH_MAX {
+        Err(io::Error::other("its path is too long"))
+    } else {
+        // Left by an agent that is gone; one that is alive has the site's lock.
+        let _ = fs::remove_file(&path);
+        UnixDatagram::bind(&path)
+    };
+    match bound {
+        Ok(socket) => Some((path, socket)),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "no wake socket; placements are looked at now and then");
+            None
+        }
+    }
+}
+
+async fn pass_wakes_on(socket: UnixDatagram, inner: std::sync::Weak<Inner>) {
+    let mut dir = vec![0; 4096];
+    while let Ok(length) = socket.recv(&mut dir).await {
+        let Some(inner) = inner.upgrade() else { return };
+        let dir = Path::new(std::ffi::OsStr::from_bytes(&dir[..length]));
+        if let Some(wake) = inner.watched().get(dir) {
+            wake.notify_one();
+        }
+    }
+}
+
+fn find(placement: &Placement) -> io::Result<Found> {
+    if !placement.exists() {
+        return Ok(Found::Nothing);
+    }
+    if let Some(finish) = placement.progress()?.finish {
+        return Ok(Found::Ended(Box::new(finish)));
+    }
+    let Some(lock) = placement.try_lock()? else { return Ok(Found::Alive) };
+    let progress = placement.progress()?;
+    if let Some(finish) = progress.finish {
+        return Ok(Found::Ended(Box::new(finish)));
+    }
+    let Some(session) = progress.launched else {
+        // A shim that was started a moment ago and has not come to its lock finds nothing to do.
+        placement.withdraw_order()?;
+        return Ok(Found::Nothing);
+    };
+    let outcome = Outcome::Lost { why: lost(&process::kill_orphans(&session, placement.dir())) };
+    end(placement, &lock, outcome)?;
+    Ok(Found::Vanished)
+}
+
+/// Writes down the end of a placement in place of its shim.
+fn end(placement: &Placement, lock: &placement::Lock, outcome: Outcome) -> io::Result<Finish> {
+    placement.withdraw_order()?;
+    let finish = Finish::without_running(outcome, now());
+    placement.append(&Event::Finished { finish: Box::new(finish.clone()) }, lock, Durable::Yes)?;
+    Ok(finish)
+}
+
+/// The pid of the placement's shim; never that of another process which has got its number since.
+fn living_shim(placement: &Placement) -> Option<i32> {
+    if !placement.is_locked().unwrap_or(false) {
+        return None;
+    }
+    let (pid, start) = placement.holder()?;
+    (process::stat(pid)?.start == start).then_some(pid)
+}
+
+fn discard(placement: &Placement, kept: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + END_MAX;
+    // It has told its end, and is removing files now; held, so that no late shim begins in what is being removed.
+    let mut lock = placement.try_lock()?;
+    while lock.is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+        lock = placement.try_lock()?;
+    }
+    fs::create_dir_all(kept)?;
+    for entry in fs::read_dir(placement.dir())? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b"log") || name == "events" {
+            fs::rename(entry.path(), kept.join(name))?;
+        }
+    }
+    remove_tree(placement.dir())?;
+    // The run's directory goes with its last placement.
+    if let Some(run) = placement.dir().parent() {
+        let _ = fs::remove_dir(run);
+    }
+    Ok(())
+}
+
+/// Removes the oldest kept logs. What can't be read or removed is tried again the next time.
+fn prune(logs: &Path) {
+    let dirs = |dir: &Path| fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let mut kept: Vec<_> = dirs(logs)
+        .flat_map(|run| dirs(&run).collect::<Vec<_>>())
+        .filter_map(|dir| Some((dir.metadata().ok()?.modified().ok()?, dir)))
+        .collect();
+    kept.sort();
+    let excess = kept.len().saturating_sub(KEPT_LOGS_MAX);
+    for (_, dir) in kept.into_iter().take(excess) {
+        let _ = fs::remove_dir_all(&dir);
+        if let Some(run) = dir.parent() {
+            let _ = fs::remove_dir(run);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! One task for each placement that has a shim: tells what happens to it, and when it is over for good.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::process::Child;
+use tokio::sync::Notify;
+use tombolo_core::ids::{Epoch, WorkloadId};
+use tombolo_core::sync::{Outcome, Phase};
+
+use super::{HostDriver, end};
+use crate::shim::placement::{Event, Events, Placement};
+use crate::shim::{lost, process};
+
+/// How often a watcher looks without being woken.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often a shim is started that ends before it has launched anything.
+pub const SPAWNS_MAX: u32 = 3;
+/// How much of what a shim has said is quoted, in bytes.
+const QUOTE_BYTES_MAX: usize = 2_000;
+
+/// A shim that this agent started, and what it takes to start another.
+pub struct Spawner {
+    pub child: Child,
+    pub secrets: Vec<u8>,
+    pub left: u32,
+}
+
+pub struct Watch {
+    pub driver: HostDriver,
+    pub workload: WorkloadId,
+    pub epoch: Epoch,
+    pub placement: Placement,
+    pub wake: Arc<Notify>,
+    /// None for a shim that was found.
+    pub spawner: Option<Spawner>,
+}
+
+impl Watch {
+    pub async fn run(mut self) {
+        if let Err(error) = self.follow().await {
+            tracing::warn!(dir = %self.placement.dir().display(), %error, "a placement can't be watched");
+            let why = format!("its directory can't be read: {error}");
+            self.tell(Phase::Finished(Box::new(tombolo_core::sync::Finish::without_running(
+                Outcome::Lost { why },
+                crate::clock::now(),
+            ))))
+            .await;
+        }
+        self.driver.inner.leave(&self.placement);
+        // The shim still removes what it no longer needs; waited for, so that it does not stay as a zombie.
+        if let Some(mut spawner) = self.spawner {
+            let _ = spawner.child.wait().await;
+        }
+    }
+
+    async fn follow(&mut self) -> io::Result<()> {
+        let mut events = self.placement.events()?;
+        loop {
+            if self.tell_new(&mut events).await? {
+                return Ok(());
+            }
+            if self.shim_may_be_gone().await && self.look_after(&mut events).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Tells what was written since the last time; answers whether that was the end.
+    async fn tell_new(&self, events: &mut Events) -> io::Result<bool> {
+        for event in events.read_new()? {
+            let over = matches!(event, Event::Finished { .. });
+            if let Some(phase) = event.phase() {
+                self.tell(phase).await;
+            }
+            if over {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits for something to happen; answers whether the shim could have ended.
+    async fn shim_may_be_gone(&mut self) -> bool {
+        let wake = self.wake.clone();
+        let ended = async {
+            match &mut self.spawner {
+                // An error means that somebody else has waited for it.
+                Some(spawner) => drop(spawner.child.wait().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = ended => true,
+            () = wake.notified() => false,
+            // A shim that is not this process's child ends unheard.
+            () = tokio::time::sleep(LOOK_EVERY) => self.spawner.is_none(),
+        }
+    }
+
+    /// Where no shim is alive: the end, whether it has written one or not. Answers whether it is over.
+    async fn look_after(&mut self, events: &mut Events) -> io::Result<bool> {
+        let placement = self.placement.clone();
+        let Some(lock) = placement.try_lock()? else {
+            // Another shim of this placement was faster; it is no child of this agent.
+            self.spawner = None;
+            return Ok(false);
+        };
+        if self.tell_new(events).await? {
+            return Ok(true);
+        }
+        let outcome = match placement.progress()?.launched {
+            Some(session) => {
+                let dir = placement.dir().to_owned();
+                let undead = tokio::task::spawn_blocking(move || process::kill_orphans(&session, &dir)).await;
+                Outcome::Lost { why: lost(&undead.unwrap_or_default()) }
+            }
+            None if placement.stop_was_asked() => Outcome::Stopped,
+            None => {
+                drop(lock);
+                return self.start_again().await;
+            }
+        };
+        end(&placement, &lock, outcome)?;
+        self.tell_new(events).await
+    }
+
+    /// For a shim that has ended without launching anything, as when it was killed or its program is broken.
+    async fn start_again(&mut self) -> io::Result<bool> {
+        if let Some(spawner) = &mut self.spawner
+            && spawner.left > 0
+        {
+            spawner.left -= 1;
+            spawner.child = super::spawn(&self.driver.inner.shim_command, &self.placement, &spawner.secrets)?;
+            return Ok(false);
+        }
+        // Between the two somebody else may have taken the lock; then it is theirs to end.
+        let Some(lock) = self.placement.try_lock()? else {
+            self.spawner = None;
+            return Ok(false);
+        };
+        let outcome = match self.spawner {
+            Some(_) => {
+                Outcome::Unprepared { why: format!("its shim ends before it starts the command{}", self.quote()) }
+            }
+            None => Outcome::Lost { why: "its shim ended before it started the command".to_owned() },
+        };
+        end(&self.placement, &lock, outcome)?;
+        Ok(false)
+    }
+
+    /// What the shim has said at last.
+    fn quote(&self) -> String {
+        let text = std::fs::read(self.placement.shim_err()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text[text.len().saturating_sub(QUOTE_BYTES_MAX)..]).trim().to_owned();
+        if text.is_empty() { String::new() } else { format!(":\n{text}") }
+    }
+
+    async fn tell(&self, phase: Phase) {
+        // The agent's loop is gone only when the process ends.
+        let _ = self.driver.inner.seen.send((self.workload.clone(), self.epoch, phase)).await;
+    }
+}

@@ -1,0 +1,61 @@
+//! When this site was last in touch with the control plane, for agent and shims alike.
+//!
+//! A workload with `failover_after` may be started elsewhere once its site was silent for so long; then it
+//! must be over here. The agent sees to that while it lives. When it is dead the shims do: each reads this
+//! file and stops its command by itself. The time is the machine's since boot, which no clock change moves;
+//! after a reboot nothing of before runs.
+
+use std::path::{Path, PathBuf};
+
+use nix::time::{ClockId, clock_gettime};
+use tombolo_core::Millis;
+
+/// The file, in a site's directory.
+pub fn path(site_dir: &Path) -> PathBuf {
+    site_dir.join("lease")
+}
+
+/// Milliseconds since the machine's start, suspension included.
+pub fn since_boot() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had this clock since 2.6.39");
+    time.tv_sec() as u64 * 1000 + time.tv_nsec() as u64 / 1_000_000
+}
+
+/// Notes a contact: the sending of a report that was answered.
+pub fn renew(path: &Path, contact: u64) -> std::io::Result<()> {
+    let draft = path.with_extension("draft");
+    std::fs::write(&draft, contact.to_string())?;
+    std::fs::rename(&draft, path)
+}
+
+/// The last contact; none where there was none since the machine's start.
+pub fn contact(path: &Path) -> Option<u64> {
+    let contact = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    (contact <= since_boot()).then_some(contact)
+}
+
+/// For how long the site has been silent, as the file has it.
+pub fn silence(path: &Path) -> Millis {
+    Millis(since_boot() - contact(path).unwrap_or(0).min(since_boot()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_runs_from_the_last_contact() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = path(dir.path());
+        assert!(silence(&path) <= Millis(since_boot()), "never in touch: silent since the start");
+        assert!(contact(&path).is_none());
+        let now = since_boot();
+        renew(&path, now - 40_000.min(now)).unwrap();
+        assert!(silence(&path).0 >= 40_000.min(now));
+        renew(&path, now).unwrap();
+        assert!(silence(&path).0 < 20_000);
+        // From before a reboot: the machine has not been up for as long.
+        renew(&path, now + 3_600_000).unwrap();
+        assert!(contact(&path).is_none());
+    }
+}

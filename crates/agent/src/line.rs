@@ -1,0 +1,121 @@
+//! The line to the control plane: dialled out, held, dialled again when it breaks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use iroh::Endpoint;
+use iroh::endpoint::{Connection, ConnectionError};
+use tokio::sync::{mpsc, watch};
+use tombolo_api::frames::{self, FrameError};
+use tombolo_api::stream::{ALPN_AGENT, Down, Hello, Opening, Up};
+
+use crate::answer::Answerer;
+use crate::config::Config;
+use crate::mind::Wake;
+
+const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Reports that may wait for the line; the mind sends the next only when it has room.
+const UP_MAX: usize = 4;
+
+/// Holds a line for as long as the process lives; wakes the mind when it comes and goes.
+pub async fn hold(
+    config: Config,
+    endpoint: Endpoint,
+    answerer: Arc<Answerer>,
+    mind: mpsc::Sender<Wake>,
+    line: watch::Sender<Option<Connection>>,
+) {
+    let mut pause = PAUSE_FIRST;
+    let mut said = String::new();
+    loop {
+        match tombolo_net::connect(&endpoint, &config.control, ALPN_AGENT).await {
+            Ok(connection) => {
+                let _ = line.send(Some(connection.clone()));
+                let ended = serve(&config, &endpoint, &connection, &answerer, &mind).await;
+                let _ = line.send(None);
+                if mind.send(Wake::LineLost).await.is_err() {
+                    return;
+                }
+                let why = match connection.close_reason() {
+                    Some(ConnectionError::ApplicationClosed(closed)) => {
+                        String::from_utf8_lossy(&closed.reason).into_owned()
+                    }
+                    _ => ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string()),
+                };
+                if why != said {
+                    tracing::warn!(why, "the line to the control plane is gone; what runs here goes on");
+                    said = why;
+                }
+                pause = PAUSE_FIRST;
+            }
+            Err(error) => {
+                let why = error.to_string();
+                if why != said {
+                    tracing::warn!(why, "the control plane can't be reached; what runs here goes on");
+                    said = why;
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+async fn serve(
+    config: &Config,
+    endpoint: &Endpoint,
+    connection: &Connection,
+    answerer: &Arc<Answerer>,
+    mind: &mpsc::Sender<Wake>,
+) -> Result<(), FrameError> {
+    let broken = |error: ConnectionError| FrameError::Io(std::io::Error::other(error));
+    let (mut send, mut recv) = connection.open_bi().await.map_err(broken)?;
+    let hello = Hello {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        address: tombolo_net::address(endpoint),
+        info: config.info.clone(),
+    };
+    frames::write(&mut send, &Opening::Sync(hello)).await?;
+    tracing::info!("connected to the control plane");
+
+    let calls = tokio::spawn(answer_calls(connection.clone(), answerer.clone()));
+    let (ups, mut reports) = mpsc::channel::<Up>(UP_MAX);
+    let reading = async {
+        // The mind must know of the line before the first word of it.
+        if mind.send(Wake::LineUp(ups)).await.is_err() {
+            return Ok(());
+        }
+        loop {
+            let down: Down = frames::read(&mut recv).await?;
+            if mind.send(Wake::Down(Box::new(down))).await.is_err() {
+                return Ok(());
+            }
+        }
+    };
+    let writing = async {
+        while let Some(up) = reports.recv().await {
+            frames::write(&mut send, &up).await?;
+        }
+        Ok(())
+    };
+    // Neither half is taken up again after the other has ended, so cancelling it in the middle is fine.
+    let ended = tokio::select! {
+        ended = reading => ended,
+        ended = writing => ended,
+    };
+    calls.abort();
+    connection.close(0u32.into(), b"the agent hangs up");
+    ended
+}
+
+async fn answer_calls(connection: Connection, answerer: Arc<Answerer>) {
+    while let Ok((send, recv)) = connection.accept_bi().await {
+        let answerer = answerer.clone();
+        tokio::spawn(async move {
+            if let Err(error) = answerer.answer(send, recv).await {
+                tracing::debug!(%error, "a call was not answered to its end");
+            }
+        });
+    }
+}

@@ -1,0 +1,350 @@
+//! The agent's one loop: takes in what it wakes up for, lets the journal decide, saves it, then acts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tombolo_api::stream::{Down, HEARTBEAT, Up};
+use tombolo_core::journal::{Action, Journal};
+use tombolo_core::sync::{Finish, Observed, Order, Outcome, Phase, Replicas, Report, TransferSeen};
+use tombolo_core::{Epoch, Millis, Name, VersionId, WorkloadId};
+
+use crate::AgentError;
+use crate::clock;
+use crate::config::io;
+use crate::fetch::Fetcher;
+use crate::host::HostDriver;
+use crate::lease;
+
+/// Wakes taken in before the journal is saved, once for all of them.
+const BATCH_MAX: usize = 512;
+pub const WAKES_MAX: usize = 1024;
+
+/// Why the mind looks again.
+#[derive(Debug)]
+pub enum Wake {
+    LineUp(mpsc::Sender<Up>),
+    LineLost,
+    Down(Box<Down>),
+    Seen(WorkloadId, Epoch, Phase),
+    Fetched(TransferSeen),
+}
+
+pub struct Mind {
+    journal: Journal,
+    path: PathBuf,
+    driver: Arc<HostDriver>,
+    fetcher: Fetcher,
+    wakes: mpsc::Sender<Wake>,
+    /// In memory only, by design: after a restart the control plane sends them again.
+    secrets: BTreeMap<WorkloadId, BTreeMap<Name, String>>,
+    /// Placements that are being prepared, with what stops the preparation.
+    starting: BTreeMap<(WorkloadId, Epoch), CancellationToken>,
+    line: Option<mpsc::Sender<Up>>,
+    number: u64,
+    /// When the reports that were not answered yet were sent.
+    sent: BTreeMap<u64, u64>,
+    /// The sending of the newest report that was answered, since the machine's start: leases run from here.
+    contact: u64,
+    lease: PathBuf,
+    dirty: BTreeSet<WorkloadId>,
+    replicas: Replicas,
+    transfers: Vec<TransferSeen>,
+}
+
+impl Mind {
+    /// Reads the journal; an unreadable one is refused, since what it names may be running.
+    pub fn load(
+        path: PathBuf,
+        driver: Arc<HostDriver>,
+        fetcher: Fetcher,
+        wakes: mpsc::Sender<Wake>,
+    ) -> Result<Mind, AgentError> {
+        let journal = match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| AgentError::Malformed { path: path.clone(), why: error.to_string() })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Journal::default(),
+            Err(error) => return Err(io(&path, error)),
+        };
+        let lease = lease::path(path.parent().unwrap_or(&path));
+        Ok(Mind {
+            journal,
+            path,
+            driver,
+            fetcher,
+            wakes,
+            secrets: BTreeMap::new(),
+            starting: BTreeMap::new(),
+            line: None,
+            number: 0,
+            sent: BTreeMap::new(),
+            contact: lease::contact(&lease).unwrap_or(0),
+            lease,
+            dirty: BTreeSet::new(),
+            replicas: Replicas::default(),
+            transfers: Vec::new(),
+        })
+    }
+
+    /// Finds again what runs, then goes on until nobody can wake it any more.
+    pub async fn run(mut self, mut woken: mpsc::Receiver<Wake>) -> Result<(), AgentError> {
+        let driver = self.driver.clone();
+        let actions = self.journal.recover(clock::now(), |workload, epoch| driver.find(workload, epoch));
+        for (workload, entry) in &self.journal.entries {
+            if !matches!(entry.phase, Phase::Finished(_)) {
+                self.driver.watch(workload, entry.epoch);
+            }
+        }
+        self.save().await?;
+        self.act(actions);
+        let mut heartbeat = tokio::time::interval(Duration::from_millis(HEARTBEAT.0));
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let mut beat = false;
+            let mut batch = Vec::new();
+            tokio::select! {
+                taken = woken.recv_many(&mut batch, BATCH_MAX) => if taken == 0 { return Ok(()) },
+                _ = heartbeat.tick() => beat = true,
+            }
+            let mut actions = Vec::new();
+            let mut changed = false;
+            for wake in batch {
+                changed |= self.take(wake, &mut actions).await;
+            }
+            if beat {
+                let silence = lease::since_boot().saturating_sub(self.contact);
+                let expired = self.journal.expire(Millis(silence));
+                changed |= !expired.is_empty();
+                actions.extend(expired);
+            }
+            if changed {
+                self.save().await?;
+            }
+            self.act(actions);
+            self.report(beat);
+        }
+    }
+
+    /// Takes in one wake; answers whether the journal changed.
+    async fn take(&mut self, wake: Wake, actions: &mut Vec<Action>) -> bool {
+        match wake {
+            Wake::LineUp(line) => {
+                self.line = Some(line);
+                self.sent.clear();
+                self.dirty = self.journal.entries.keys().cloned().collect();
+                let store = self.fetcher.store.clone();
+                if let Ok(Ok(versions)) = tokio::task::spawn_blocking(move || store.versions()).await {
+                    self.replicas = Replicas::All(versions.into_iter().collect());
+                }
+                // The first report goes out at once, also where there is nothing to tell.
+                self.send();
+                false
+            }
+            Wake::LineLost => {
+                self.line = None;
+                false
+            }
+            Wake::Down(down) => self.take_down(*down, actions),
+            Wake::Seen(workload, epoch, phase) => {
+                if matches!(phase, Phase::Finished(_)) {
+                    if let Some(starting) = self.starting.remove(&(workload.clone(), epoch)) {
+                        // Ends the task that waits to pass a stop on; there is nothing left to stop.
+                        starting.cancel();
+                    }
+                }
+                let (changed, more) = self.journal.observe(&workload, epoch, phase, clock::now());
+                if changed {
+                    self.dirty.insert(workload);
+                }
+                actions.extend(more);
+                changed
+            }
+            Wake::Fetched(seen) => {
+                match &mut self.replicas {
+                    Replicas::New(versions) | Replicas::All(versions) => versions.push(seen.version),
+                }
+                self.transfers.push(seen);
+                false
+            }
+        }
+    }
+
+    fn take_down(&mut self, down: Down, actions: &mut Vec<Action>) -> bool {
+        if let Some(sent) = self.sent.get(&down.answers) {
+            if *sent > self.contact {
+                self.contact = *sent;
+                // Shims read it when there is no agent; unwritten, it only makes them stop sooner.
+                let _ = lease::renew(&self.lease, self.contact);
+            }
+            self.sent.retain(|number, _| *number > down.answers);
+        }
+        self.secrets.extend(down.secrets);
+        let before = self.journal.clone();
+        actions.extend(self.journal.desired(&down.desired, clock::now()));
+        for assignment in &down.desired.assignments {
+            self.dirty.insert(assignment.workload.clone());
+        }
+        let entries = &self.journal.entries;
+        self.secrets.retain(|workload, _| entries.contains_key(workload));
+        self.journal != before
+    }
+
+    async fn save(&self) -> Result<(), AgentError> {
+        let text = serde_json::to_vec(&self.journal).expect("plain data");
+        let path = self.path.clone();
+        let saved = tokio::task::spawn_blocking(move || tombolo_net::write_private(&path, &text)).await;
+        saved.expect("writing a file does not panic").map_err(|source| io(&self.path, source))
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Start { workload, epoch } => self.start(workload, epoch),
+                Action::Stop { workload, epoch } => {
+                    if let Some(starting) = self.starting.get(&(workload.clone(), epoch)) {
+                        starting.cancel();
+                    } else {
+                        self.driver.stop(&workload, epoch);
+                    }
+                }
+                Action::Discard { workload, epoch } => self.driver.discard(&workload, epoch),
+            }
+        }
+    }
+
+    fn start(&mut self, workload: WorkloadId, epoch: Epoch) {
+        let Some(order) = self.journal.entries.get(&workload).and_then(|entry| entry.order.clone()) else { return };
+        let key = (workload, epoch);
+        if self.starting.contains_key(&key) {
+            return;
+        }
+        let stop = CancellationToken::new();
+        self.starting.insert(key.clone(), stop.clone());
+        let (workload, epoch) = key;
+        let starter = Starter {
+            driver: self.driver.clone(),
+            fetcher: self.fetcher.clone(),
+            wakes: self.wakes.clone(),
+            secrets: self.secrets.get(&workload).cloned().unwrap_or_default(),
+            stop,
+            workload,
+            epoch,
+            order,
+        };
+        tokio::spawn(starter.start());
+    }
+
+    /// Sends what is new, or a sign of life, if the line has room.
+    fn report(&mut self, beat: bool) {
+        let nothing_replicated = matches!(&self.replicas, Replicas::New(versions) if versions.is_empty());
+        let news = !self.dirty.is_empty() || !nothing_replicated || !self.transfers.is_empty();
+        if news || beat {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        let Some(line) = &self.line else { return };
+        let Ok(room) = line.try_reserve() else { return };
+        let mut observed: Vec<Observed> = std::mem::take(&mut self.dirty)
+            .into_iter()
+            .filter_map(|workload| {
+                let entry = self.journal.entries.get(&workload)?;
+                Some(Observed { workload, epoch: entry.epoch, phase: entry.phase.clone() })
+            })
+            .collect();
+        // Ends are told with every report until they are settled, so that none depends on one message.
+        for (workload, entry) in &self.journal.entries {
+            let told = observed.iter().any(|seen| seen.workload == *workload);
+            if !told && matches!(entry.phase, Phase::Finished(_)) {
+                let (workload, phase) = (workload.clone(), entry.phase.clone());
+                observed.push(Observed { workload, epoch: entry.epoch, phase });
+            }
+        }
+        self.number += 1;
+        self.sent.insert(self.number, lease::since_boot());
+        let report = Report {
+            observed,
+            replicas: std::mem::take(&mut self.replicas),
+            transfers: std::mem::take(&mut self.transfers),
+        };
+        room.send(Up { number: self.number, report });
+    }
+}
+
+/// Brings what a placement needs and hands it to the driver.
+struct Starter {
+    driver: Arc<HostDriver>,
+    fetcher: Fetcher,
+    wakes: mpsc::Sender<Wake>,
+    secrets: BTreeMap<Name, String>,
+    stop: CancellationToken,
+    workload: WorkloadId,
+    epoch: Epoch,
+    order: Order,
+}
+
+impl Starter {
+    async fn start(self) {
+        let prepared = tokio::select! {
+            prepared = self.prepare() => prepared,
+            () = self.stop.cancelled() => Err(Outcome::Stopped),
+        };
+        let started = prepared.and_then(|()| {
+            self.driver
+                .start(&self.workload, self.epoch, &self.order, &self.secrets)
+                .map_err(|error| error.outcome())
+        });
+        match started {
+            Ok(()) => {
+                // From now on the shim tells how it goes. A stop that came meanwhile goes to it.
+                let driver = self.driver.clone();
+                let (workload, epoch, stop) = (self.workload.clone(), self.epoch, self.stop.clone());
+                tokio::spawn(async move {
+                    stop.cancelled().await;
+                    driver.stop(&workload, epoch);
+                });
+            }
+            Err(outcome) => {
+                let finish = Finish::without_running(outcome, clock::now());
+                self.tell(Phase::Finished(Box::new(finish))).await;
+            }
+        }
+    }
+
+    async fn prepare(&self) -> Result<(), Outcome> {
+        if let Some(name) = self.order.spec.secrets.iter().find(|name| !self.secrets.contains_key(*name)) {
+            let why = format!("the secret {name} is not set; set it with: tombolo secret set {name}");
+            return Err(Outcome::Unprepared { why });
+        }
+        let versions: BTreeSet<VersionId> = self.order.versions().collect();
+        for version in versions {
+            if let Some(seen) = self.fetcher.fetch(version, Some(&self.workload), None).await? {
+                let _ = self.wakes.send(Wake::Fetched(seen)).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, phase: Phase) {
+        let _ = self.wakes.send(Wake::Seen(self.workload.clone(), self.epoch, phase)).await;
+    }
+}
+
+/// Versions that a placement of the journal still needs; garbage collection keeps them.
+pub fn needed(path: &std::path::Path) -> BTreeSet<VersionId> {
+    let journal: Option<Journal> = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let entries = journal.unwrap_or_default().entries;
+    let mut versions = BTreeSet::new();
+    for entry in entries.into_values() {
+        versions.extend(entry.order.iter().flat_map(Order::versions));
+        if let Phase::Finished(finish) = &entry.phase {
+            versions.extend(finish.outputs.values().map(|made| made.version));
+            versions.extend(finish.state);
+        }
+    }
+    versions
+}

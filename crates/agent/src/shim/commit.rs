@@ -1,0 +1,264 @@
+//! After the command: what its end means, its gate, its outputs and its state.
+//!
+//! | end | outcome |
+//! |---|---|
+//! | exit 0 of a job | succeeded, where the gate and the outputs are good |
+//! | exit 0 of a job after SIGTERM | the same, where it has outputs and all are good; else stopped: many programs answer SIGTERM with exit 0 half-way |
+//! | exit 75 after SIGTERM | checkpointed |
+//! | any other end after SIGTERM | stopped, timed out or never ready, whatever it was told for |
+//! | exit n, or a signal | failed, signalled; out of memory where the kernel says so |
+//! | any exit of a service by itself, also 0 | failed with that code: a service stays |
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Component, Path};
+
+use tombolo_core::ids::{Name, VersionId};
+use tombolo_core::spec::{Gate, Job};
+use tombolo_core::sync::{Finish, Made, Outcome};
+use tombolo_data::{AddOptions, DataError};
+
+use super::prepare::{self, Prepared};
+use super::run::{Cause, End, Ran};
+use super::{Shim, files};
+use crate::clock::now;
+
+/// EX_TEMPFAIL of sysexits(3): 'checkpointed, resume me'.
+const CHECKPOINTED: i32 = 75;
+/// Longest file that a gate reads, in bytes.
+const GATE_BYTES_MAX: u64 = 16 << 20;
+
+/// Makes the end durable in the store and says what it is.
+pub fn commit(shim: &Shim, prepared: &Prepared, ran: Ran) -> Finish {
+    let mut finish = Finish::without_running(Outcome::Stopped, now());
+    finish.ran = Some(ran.took);
+    finish.memory_peak_bytes = ran.memory_peak_bytes;
+    finish.cpu = ran.cpu;
+    finish.outcome = match outcome(&ran) {
+        Some(outcome) => outcome,
+        None => match shim.order.order.spec.job() {
+            Some(job) => commit_job(shim, prepared, job, &ran, &mut finish),
+            None => Outcome::Failed { code: 0 },
+        },
+    };
+    if !finish.outcome.is_success() {
+        finish.state = save_state(shim, prepared, &mut finish.outcome);
+        shim.log.say(&finish.outcome.to_string());
+    }
+    finish.at = now();
+    finish
+}
+
+/// None for a job's or service's exit 0.
+fn outcome(ran: &Ran) -> Option<Outcome> {
+    match (ran.stopped, &ran.end) {
+        (Some(Cause::TimedOut { after }), _) => Some(Outcome::TimedOut { after }),
+        (Some(Cause::NeverReady { after }), _) => Some(Outcome::NeverReady { after }),
+        (Some(Cause::Asked), End::Code(CHECKPOINTED)) => Some(Outcome::Checkpointed),
+        (_, End::Code(0)) => None,
+        (Some(Cause::Asked), _) => Some(Outcome::Stopped),
+        (None, End::NoSpace(why)) => Some(Outcome::NoSpace { why: why.clone() }),
+        (None, End::Refused(why)) => Some(Outcome::Unprepared { why: why.clone() }),
+        // A shell whose child was killed for memory exits with a code of its own.
+        (None, _) if ran.oom_kills > 0 => Some(Outcome::OutOfMemory { limit_bytes: ran.memory_limit_bytes }),
+        (None, End::Code(code)) => Some(Outcome::Failed { code: *code }),
+        (None, End::Signal(signal)) => Some(Outcome::Signalled { signal: *signal }),
+        (None, End::Unknown) => Some(Outcome::Lost { why: "the system did not tell how it ended".into() }),
+    }
+}
+
+/// A job that has exited with 0.
+fn commit_job(shim: &Shim, prepared: &Prepared, job: &Job, ran: &Ran, finish: &mut Finish) -> Outcome {
+    let asked = ran.stopped.is_some();
+    if asked && job.outputs.is_empty() {
+        return Outcome::Stopped;
+    }
+    let outputs = shim.placement.outputs_dir();
+    let good = check_outputs(&outputs, job).and_then(|()| match &job.gate {
+        None => Ok(()),
+        Some(gate) => {
+            let value = metric(&outputs, gate).map_err(|why| Outcome::BadOutputs { why })?;
+            finish.metric = Some(value);
+            if gate.bound.holds(value) {
+                return Ok(());
+            }
+            Err(Outcome::GateFailed { metric: gate.metric.clone(), value, bound: gate.bound })
+        }
+    });
+    match good.and_then(|()| add_outputs(&outputs, prepared, job)) {
+        Ok(made) => {
+            finish.outputs = made;
+            Outcome::Succeeded
+        }
+        Err(Outcome::BadOutputs { .. }) if asked => Outcome::Stopped,
+        Err(outcome) => outcome,
+    }
+}
+
+fn check_outputs(outputs: &Path, job: &Job) -> Result<(), Outcome> {
+    for name in &job.outputs {
+        let dir = outputs.join(name.as_str());
+        let why = match fs::symlink_metadata(&dir) {
+            Ok(meta) if !meta.is_dir() => format!("outputs/{name} is no directory"),
+            Ok(_) => match files::is_empty(&dir) {
+                Ok(false) => continue,
+                Ok(true) => format!(
+                    "the output {name} is empty\nhint: write its files to outputs/{name} or $TOMBOLO_OUTPUT_{}",
+                    name.as_env()
+                ),
+                Err(error) => format!("the output {name} can't be read: {error}"),
+            },
+            Err(error) => format!("the output {name} is missing: {error}"),
+        };
+        return Err(Outcome::BadOutputs { why });
+    }
+    Ok(())
+}
+
+fn add_outputs(outputs: &Path, prepared: &Prepared, job: &Job) -> Result<BTreeMap<Name, Made>, Outcome> {
+    let mut made = BTreeMap::new();
+    for name in &job.outputs {
+        let added = prepared.store.add_tree(outputs.join(name.as_str()), &AddOptions::default());
+        let added = added.map_err(|error| not_added(&format!("the output {name}"), error))?;
+        made.insert(name.clone(), files::made(added));
+    }
+    Ok(made)
+}
+
+fn not_added(what: &str, error: DataError) -> Outcome {
+    let why = format!("{what} can't be kept: {error}");
+    if error.is_no_space() { Outcome::NoSpace { why } } else { Outcome::BadOutputs { why } }
+}
+
+/// What of the state directory the next placement can go on from. That it can't be kept is worth telling where the
+/// end promised it.
+fn save_state(shim: &Shim, prepared: &Prepared, outcome: &mut Outcome) -> Option<VersionId> {
+    let dir = &shim.order.state_dir;
+    if files::is_empty(dir).unwrap_or(true) {
+        return None;
+    }
+    match prepared.store.add_tree(dir, &AddOptions::default()) {
+        Ok(added) => {
+            if let Err(error) = prepare::note_state(dir, shim.order.epoch, added.version) {
+                shim.log.say(&format!("warning: the state directory can't be noted: {error}"));
+            }
+            Some(added.version)
+        }
+        Err(error) => {
+            shim.log.say(&format!("warning: the state directory can't be kept: {error}"));
+            if *outcome == Outcome::Checkpointed {
+                *outcome = not_added("the state directory", error);
+            }
+            None
+        }
+    }
+}
+
+/// The number under the gate's key. No number at all, or one that compares to nothing, passes no gate.
+fn metric(outputs: &Path, gate: &Gate) -> Result<f64, String> {
+    let Gate { output, file, metric, .. } = gate;
+    let place = format!("{output}/{file}");
+    if !Path::new(file).components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(format!("the gate's file {place} is not within the output"));
+    }
+    let mut text = String::new();
+    let opened = fs::File::open(outputs.join(output.as_str()).join(file));
+    opened
+        .and_then(|file| file.take(GATE_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|error| format!("the gate's file {place} can't be read: {error}"))?;
+    let object: serde_json::Value = serde_json::from_str(&without_nan(&text))
+        .map_err(|error| format!("the gate's file {place} is no JSON: {error}"))?;
+    match object.get(metric) {
+        None => Err(format!("the gate's file {place} has no {metric}")),
+        Some(serde_json::Value::Null) => Err(format!("{metric} in {place} is no number (null, NaN or infinite)")),
+        Some(value) => value.as_f64().ok_or_else(|| format!("{metric} in {place} is no number: {value}")),
+    }
+}
+
+/// Python's `json` writes `NaN` and `Infinity`, which JSON doesn't have; they become `null`.
+fn without_nan(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(quote) = rest.find('"') {
+        let (before, string) = rest.split_at(quote);
+        out.push_str(&nan_to_null(before));
+        let mut escaped = false;
+        let end = string[1..].find(|c: char| {
+            let ends = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        let length = end.map_or(string.len(), |end| end + 2);
+        out.push_str(&string[..length]);
+        rest = &string[length..];
+    }
+    out + &nan_to_null(rest)
+}
+
+fn nan_to_null(text: &str) -> String {
+    text.replace("-Infinity", "null").replace("Infinity", "null").replace("NaN", "null")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tombolo_core::spec::Bound;
+    use tombolo_core::time::Millis;
+
+    #[test]
+    fn ends_have_their_outcomes() {
+        let after = Millis(5);
+        let check = |stopped, end: End, oom_kills, expected: Option<Outcome>| {
+            let ran = Ran { end: end.clone(), stopped, oom_kills, memory_limit_bytes: 7, ..Ran::default() };
+            assert_eq!(outcome(&ran), expected, "{stopped:?} {end:?} {oom_kills}");
+        };
+        check(None, End::Code(0), 0, None);
+        check(None, End::Code(0), 1, None);
+        check(None, End::Code(75), 0, Some(Outcome::Failed { code: 75 }));
+        check(None, End::Signal(9), 0, Some(Outcome::Signalled { signal: 9 }));
+        check(None, End::Signal(9), 1, Some(Outcome::OutOfMemory { limit_bytes: 7 }));
+        check(None, End::Code(137), 1, Some(Outcome::OutOfMemory { limit_bytes: 7 }));
+        check(Some(Cause::Asked), End::Code(75), 0, Some(Outcome::Checkpointed));
+        check(Some(Cause::Asked), End::Code(0), 0, None);
+        check(Some(Cause::Asked), End::Code(1), 0, Some(Outcome::Stopped));
+        check(Some(Cause::Asked), End::Signal(9), 0, Some(Outcome::Stopped));
+        check(Some(Cause::TimedOut { after }), End::Code(0), 0, Some(Outcome::TimedOut { after }));
+        check(Some(Cause::NeverReady { after }), End::Signal(15), 0, Some(Outcome::NeverReady { after }));
+    }
+
+    #[test]
+    fn metrics_are_read_or_refused_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("m")).unwrap();
+        let check = |text: &str, file: &str, expected: Result<f64, &str>| {
+            fs::write(dir.path().join("m/metrics.json"), text).unwrap();
+            let gate = Gate {
+                output: Name::new("m").unwrap(),
+                file: file.into(),
+                metric: "auc".into(),
+                bound: Bound::AtLeast(0.0),
+            };
+            match (metric(dir.path(), &gate), expected) {
+                (Ok(value), Ok(expected)) => assert_eq!(value, expected),
+                (Err(why), Err(expected)) => assert!(why.contains(expected), "{why}"),
+                (seen, expected) => panic!("{seen:?}, expected {expected:?}"),
+            }
+        };
+        check(r#"{"auc": 0.75, "other": NaN}"#, "metrics.json", Ok(0.75));
+        check(r#"{"auc": 1}"#, "metrics.json", Ok(1.0));
+        check(r#"{"auc": NaN, "note": "a \"NaN\""}"#, "metrics.json", Err("is no number (null, NaN or infinite)"));
+        check(r#"{"auc": -Infinity}"#, "metrics.json", Err("is no number"));
+        check(r#"{"auc": "0.9"}"#, "metrics.json", Err("is no number: \"0.9\""));
+        check(r#"{"acc": 1}"#, "metrics.json", Err("has no auc"));
+        check("auc=1", "metrics.json", Err("is no JSON"));
+        check("{}", "none.json", Err("can't be read"));
+        check("{}", "../m/metrics.json", Err("is not within the output"));
+    }
+
+    #[test]
+    fn nan_within_a_string_stays() {
+        assert_eq!(without_nan(r#"{"a\\": NaN, "NaN\"": [-Infinity]}"#), r#"{"a\\": null, "NaN\"": [null]}"#);
+        assert_eq!(without_nan("\"open NaN"), "\"open NaN");
+    }
+}

@@ -1,0 +1,275 @@
+//! The shim: one process for each placement, which makes a workload behave the same everywhere.
+//!
+//! It takes the placement's lock, brings code, inputs and environment, runs the command at most once for its epoch,
+//! captures what it prints, leaves nothing of it alive, commits the outputs and writes down how it ended. It needs
+//! the agent only to be started and goes on without it.
+
+mod commit;
+mod files;
+pub mod placement;
+mod prepare;
+pub mod process;
+mod ready;
+mod run;
+mod sql;
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tombolo_core::ids::Name;
+use tombolo_core::sync::{Finish, Outcome};
+
+pub use files::remove_tree;
+
+use crate::clock::now;
+use crate::logs::{LogWriter, Redactor};
+use placement::{Durable, Event, Lock, Placement, Session, ShimOrder};
+
+/// How long a shim waits for the lock: somebody may be looking whether it is held, which takes microseconds.
+const LOCK_WAIT: Duration = Duration::from_millis(50);
+/// Longest line of secrets, in bytes.
+const SECRETS_BYTES_MAX: u64 = 16 << 20;
+
+/// What the command's supervision wakes up for.
+#[derive(Debug)]
+enum Wake {
+    /// Stop was asked for.
+    Stop,
+    Exited {
+        pid: i32,
+        status: nix::sys::wait::WaitStatus,
+    },
+    /// No child is left, also none that was adopted.
+    AllGone,
+    Ready,
+    NeverReady,
+}
+
+/// How far the shim is, as the thread that takes signals needs to know it.
+enum Stage {
+    /// Nothing has run: a stop ends the shim at once.
+    Preparing,
+    Launched(Sender<Wake>),
+    /// The command is gone; its outputs are being committed, and a stop changes nothing any more.
+    Ending,
+}
+
+/// What all threads of a shim share.
+struct Shim {
+    placement: Placement,
+    order: ShimOrder,
+    secrets: BTreeMap<Name, String>,
+    log: LogWriter,
+    lock: Lock,
+    stage: Mutex<Stage>,
+}
+
+/// Runs the placement in `dir`; the whole of the process `tombolo shim <dir>`. Secrets are read from stdin, one JSON
+/// object on one line. Exits silently where another shim of the placement is alive or where there is nothing to do.
+pub fn main(dir: &Path) -> ExitCode {
+    match enter(dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the shim of {} failed: {error}", dir.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn enter(dir: &Path) -> io::Result<()> {
+    // Before the lock is signed: from then on a stop may come as a signal.
+    let signals = Signals::catch()?;
+    // Fails where this process leads a session already, which is as good.
+    let _ = nix::unistd::setsid();
+    nix::sys::prctl::set_child_subreaper(true)?;
+
+    let placement = Placement::at(dir);
+    let Some(mut lock) = take_lock(&placement)? else { return Ok(()) };
+    let pid = std::process::id().cast_signed();
+    let start = process::stat(pid).map_or(0, |stat| stat.start);
+    lock.sign(pid, start)?;
+    let Some(order) = placement.read_order()? else { return Ok(()) };
+    let progress = placement.progress()?;
+    if progress.finish.is_some() {
+        return Ok(());
+    }
+    let Some(secrets) = read_secrets(io::stdin().lock(), &order)? else { return Ok(()) };
+    let log = LogWriter::open(dir, order.logs, Redactor::new(secrets.values().map(String::as_str)))?;
+    let shim = Arc::new(Shim { placement, order, secrets, log, lock, stage: Mutex::new(Stage::Preparing) });
+    if let Some(session) = progress.launched {
+        let why = lost(&process::kill_orphans(&session, dir));
+        return shim.finish(Finish::without_running(Outcome::Lost { why }, now()));
+    }
+    let listening = shim.clone();
+    std::thread::spawn(move || signals.each(|| listening.stop()));
+    if shim.placement.stop_was_asked() {
+        return shim.finish(Finish::without_running(Outcome::Stopped, now()));
+    }
+    let session = Session { shim_pid: pid, shim_start: start, boot_id: process::boot_id(), cgroups: Vec::new() };
+    let finish = shim.work(session);
+    shim.finish(finish)
+}
+
+/// Why a command that was launched and has no result is not run again.
+pub fn lost(undead: &[i32]) -> String {
+    let mut why = "its shim was killed while the command ran; all its processes were ended".to_owned();
+    if !undead.is_empty() {
+        why = format!("its shim was killed while the command ran, and the processes {undead:?} can't be ended");
+    }
+    why
+}
+
+fn take_lock(placement: &Placement) -> io::Result<Option<Lock>> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        if let Some(lock) = placement.try_lock()? {
+            return Ok(Some(lock));
+        }
+        if Instant::now() > deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(LOCK_WAIT / 20);
+    }
+}
+
+/// None where secrets are due and the line never came: the agent died while it started this shim, and the next one
+/// will start another.
+fn read_secrets(stdin: impl Read, order: &ShimOrder) -> io::Result<Option<BTreeMap<Name, String>>> {
+    let mut line = String::new();
+    BufReader::new(stdin.take(SECRETS_BYTES_MAX)).read_line(&mut line)?;
+    let due = !order.order.spec.secrets.is_empty();
+    if !line.ends_with('\n') && due {
+        return Ok(None);
+    }
+    if line.trim().is_empty() {
+        return Ok(Some(BTreeMap::new()));
+    }
+    serde_json::from_str(&line).map(Some).map_err(|_| io::Error::other("the secrets on stdin are no JSON object"))
+}
+
+impl Shim {
+    /// Everything between the lock and the end.
+    fn work(self: &Arc<Shim>, session: Session) -> Finish {
+        let missing = self.order.order.spec.secrets.iter().find(|name| !self.secrets.contains_key(*name));
+        if let Some(name) = missing {
+            let why = format!("the secret {name} was not given\nhint: tombolo secret set {name}");
+            return Finish::without_running(Outcome::Unprepared { why }, now());
+        }
+        let ran = prepare::prepare(self).and_then(|prepared| {
+            run::run(self, &prepared, session).map(|ran| {
+                *self.stage() = Stage::Ending;
+                commit::commit(self, &prepared, ran)
+            })
+        });
+        ran.unwrap_or_else(|outcome| {
+            self.log.say(&outcome.to_string());
+            Finish::without_running(outcome, now())
+        })
+    }
+
+    /// Writes down how it ended, then removes what only the command needed.
+    fn finish(&self, finish: Finish) -> io::Result<()> {
+        let _stage = self.stage();
+        let success = finish.outcome.is_success();
+        self.append(&Event::Finished { finish: Box::new(finish) }, Durable::Yes)?;
+        self.clean(success);
+        Ok(())
+    }
+
+    fn clean(&self, success: bool) {
+        // What can't be removed goes with the whole directory when the placement is discarded.
+        let _ = files::remove_tree(&self.placement.code_dir());
+        if success && self.order.order.spec.job().is_some() {
+            let _ = prepare::forget_state(&self.order.state_dir);
+        }
+    }
+
+    fn append(&self, event: &Event, durable: Durable) -> io::Result<()> {
+        self.placement.append(event, &self.lock, durable)?;
+        if let Some(wake) = &self.order.wake
+            && let Ok(socket) = UnixDatagram::unbound()
+        {
+            // The driver may be away, and looks by itself when it is back.
+            let _ = socket.set_nonblocking(true);
+            let _ = socket.send_to(self.placement.dir().as_os_str().as_encoded_bytes(), wake);
+        }
+        Ok(())
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stop was asked for.
+    fn stop(&self) {
+        match &*self.stage() {
+            Stage::Preparing => {}
+            Stage::Launched(wakes) => {
+                // Nobody listens any more once the command is gone, and then there is nothing to stop.
+                let _ = wakes.send(Wake::Stop);
+                return;
+            }
+            Stage::Ending => return,
+        }
+        self.stop_preparing();
+    }
+
+    /// Ends this process, unless the command was launched at this very moment.
+    fn stop_preparing(&self) {
+        let stage = self.stage();
+        if let Stage::Launched(wakes) = &*stage {
+            let _ = wakes.send(Wake::Stop);
+            return;
+        }
+        while let pids = process::descendants()
+            && !pids.is_empty()
+        {
+            process::kill_all(&pids);
+        }
+        let finish = Finish::without_running(Outcome::Stopped, now());
+        if let Err(error) = self.append(&Event::Finished { finish: Box::new(finish) }, Durable::Yes) {
+            eprintln!("the end can't be written down: {error}");
+        }
+        self.clean(false);
+        // With the stage still locked, so that the main thread can't launch.
+        std::process::exit(0);
+    }
+}
+
+/// SIGTERM and SIGINT of this process, caught from the moment that this is made.
+struct Signals {
+    runtime: tokio::runtime::Runtime,
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Signals> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let _entered = runtime.enter();
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        drop(_entered);
+        Ok(Signals { runtime, terminate, interrupt })
+    }
+
+    /// Calls `f` for each signal, for ever.
+    fn each(mut self, f: impl Fn()) {
+        self.runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = self.terminate.recv() => {}
+                    _ = self.interrupt.recv() => {}
+                }
+                f();
+            }
+        });
+    }
+}

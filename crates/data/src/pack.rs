@@ -1,0 +1,177 @@
+//! Packs: files that hold many chunks.
+//!
+//! # Format
+//! Numbers are little-endian.
+//! ```text
+//! header   8 bytes   "TOMBPAK1"
+//! chunks   the stored forms one after the other, nothing between them (see [`crate::codec`])
+//! footer   per chunk: digest 32 bytes, stored length u32, raw length u32
+//! trailer  BLAKE3 of the footer 32 bytes, count u32, reserved u32 (0), "TOMBPEND" 8 bytes
+//! ```
+//! A chunk's place is the sum of the stored lengths before it. The file's length must be what the footer says,
+//! so a truncated or extended pack is known at once; the chunks are covered by their own digests. A pack never
+//! changes once it has its name, `<session>-<number>.pack`, where the session is the 16 hex digits of its writer.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use tombolo_core::Digest;
+
+use crate::chunker::CHUNK_BYTES_MAX;
+use crate::error::{At, DataError};
+
+pub(crate) const HEADER: &[u8; 8] = b"TOMBPAK1";
+const END: &[u8; 8] = b"TOMBPEND";
+const ENTRY_BYTES: u64 = 40;
+const TRAILER_BYTES: u64 = 48;
+/// Chunks in one pack.
+pub(crate) const PACK_CHUNKS_MAX: usize = 200_000;
+/// Stored bytes in one pack; offsets then fit in a u32.
+pub(crate) const PACK_BYTES_MAX: u64 = 1 << 30;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PackEntry {
+    pub digest: Digest,
+    pub offset: u32,
+    pub stored: u32,
+    pub raw: u32,
+}
+
+/// A pack that is being written, under a temporary name.
+pub(crate) struct PackWriter {
+    path: PathBuf,
+    out: BufWriter<File>,
+    entries: Vec<PackEntry>,
+    length: u64,
+    sealed: bool,
+}
+
+impl Drop for PackWriter {
+    /// Gives the space back of a pack that was never sealed.
+    fn drop(&mut self) {
+        if !self.sealed {
+            // What can't be removed now is removed by the next gc.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl PackWriter {
+    pub(crate) fn create(path: PathBuf) -> Result<PackWriter, DataError> {
+        let file = File::options().write(true).create_new(true).open(&path).at("can't create", &path)?;
+        let mut out = BufWriter::with_capacity(256 << 10, file);
+        let header = out.write_all(HEADER).at("can't write", &path);
+        let pack = PackWriter { path, out, entries: Vec::new(), length: HEADER.len() as u64, sealed: false };
+        header.map(|()| pack)
+    }
+
+    pub(crate) fn put(&mut self, digest: Digest, raw: u32, stored: &[u8]) -> Result<(), DataError> {
+        self.out.write_all(stored).at("can't write", &self.path)?;
+        self.entries.push(PackEntry { digest, offset: self.length as u32, stored: stored.len() as u32, raw });
+        self.length += stored.len() as u64;
+        Ok(())
+    }
+
+    /// Whether another chunk should go into another pack.
+    pub(crate) fn is_full(&self, pack_bytes: u64) -> bool {
+        self.length >= pack_bytes || self.entries.len() >= PACK_CHUNKS_MAX
+    }
+
+    /// Makes the pack durable under its final name.
+    pub(crate) fn seal(mut self, to: &Path) -> Result<Vec<PackEntry>, DataError> {
+        let footer = footer(&self.entries);
+        self.out.write_all(&footer).at("can't write", &self.path)?;
+        self.out.flush().at("can't write", &self.path)?;
+        self.out.get_ref().sync_all().at("can't sync", &self.path)?;
+        std::fs::rename(&self.path, to).at("can't rename", &self.path)?;
+        self.sealed = true;
+        sync_dir(to.parent().unwrap_or(Path::new(".")))?;
+        Ok(std::mem::take(&mut self.entries))
+    }
+}
+
+fn footer(entries: &[PackEntry]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(entries.len() * ENTRY_BYTES as usize + TRAILER_BYTES as usize);
+    for entry in entries {
+        out.extend_from_slice(&entry.digest.0);
+        out.extend_from_slice(&entry.stored.to_le_bytes());
+        out.extend_from_slice(&entry.raw.to_le_bytes());
+    }
+    let hash = blake3::hash(&out);
+    out.extend_from_slice(hash.as_bytes());
+    out.extend_from_slice(&(entries.len() as u32).to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(END);
+    out
+}
+
+/// Why a pack's contents can't be listed.
+pub(crate) enum PackFault {
+    Gone,
+    Damaged(String),
+    Other(DataError),
+}
+
+/// The chunks of the pack at `path`, from its footer alone.
+pub(crate) fn read_entries(path: &Path) -> Result<Vec<PackEntry>, PackFault> {
+    let file = File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => PackFault::Gone,
+        _ => PackFault::Other(DataError::io("can't open", path, e)),
+    })?;
+    let other = |e| PackFault::Other(DataError::io("can't read", path, e));
+    let length = file.metadata().map_err(other)?.len();
+    let damaged = |why: &str| PackFault::Damaged(why.to_owned());
+    let head = HEADER.len() as u64;
+    if length < head + TRAILER_BYTES {
+        return Err(damaged("it is too short"));
+    }
+    let mut header = [0; 8];
+    file.read_exact_at(&mut header, 0).map_err(other)?;
+    let mut trailer = [0; TRAILER_BYTES as usize];
+    file.read_exact_at(&mut trailer, length - TRAILER_BYTES).map_err(other)?;
+    if header != *HEADER {
+        return Err(damaged("its header is not a pack's"));
+    }
+    if trailer[40..] != *END || trailer[36..40] != [0; 4] {
+        return Err(damaged("its trailer is not a pack's"));
+    }
+    let count = u64::from(le_u32(&trailer[32..36]));
+    if count > PACK_CHUNKS_MAX as u64 || count * ENTRY_BYTES > length - head - TRAILER_BYTES {
+        return Err(damaged("its footer doesn't fit"));
+    }
+    let mut footer = vec![0; (count * ENTRY_BYTES) as usize];
+    let data_end = length - TRAILER_BYTES - footer.len() as u64;
+    file.read_exact_at(&mut footer, data_end).map_err(other)?;
+    if blake3::hash(&footer).as_bytes()[..] != trailer[..32] {
+        return Err(damaged("its footer doesn't match its checksum"));
+    }
+    parse_entries(&footer, data_end).ok_or_else(|| damaged("its length isn't what its footer says"))
+}
+
+fn parse_entries(footer: &[u8], data_end: u64) -> Option<Vec<PackEntry>> {
+    let mut offset = HEADER.len() as u64;
+    let mut entries = Vec::with_capacity(footer.len() / ENTRY_BYTES as usize);
+    for entry in footer.chunks_exact(ENTRY_BYTES as usize) {
+        let mut digest = Digest([0; 32]);
+        digest.0.copy_from_slice(&entry[..32]);
+        let (stored, raw) = (le_u32(&entry[32..36]), le_u32(&entry[36..]));
+        if stored == 0 || stored > raw || raw as usize > CHUNK_BYTES_MAX {
+            return None;
+        }
+        entries.push(PackEntry { digest, offset: u32::try_from(offset).ok()?, stored, raw });
+        offset += u64::from(stored);
+    }
+    (offset == data_end).then_some(entries)
+}
+
+fn le_u32(bytes: &[u8]) -> u32 {
+    let mut array = [0; 4];
+    array.copy_from_slice(bytes);
+    u32::from_le_bytes(array)
+}
+
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), DataError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).at("can't sync", dir)
+}

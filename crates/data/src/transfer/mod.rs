@@ -1,0 +1,68 @@
+//! Versions from one store to another, over any streams that keep bytes in order.
+//!
+//! # Protocol
+//! The fetching side opens bidirectional streams and asks; the other side answers. A stream carries any number of
+//! requests, one after the other, and ends when the asking side ends it. Both send frames: a length (u32, little-
+//! endian as all numbers) and so many bytes, the first of which is the kind.
+//! ```text
+//! request   1 manifest  version 32 bytes, length u32, grant
+//!           2 chunks    version 32 bytes, length u32, grant, count u32 (1..=4096), digests 32 bytes each
+//! answer    1 manifest  length u64 of the encoding, which follows in frames of kind 2
+//!           2 piece     up to 1 MiB of it
+//!           3 chunk     raw length u32, stored form; in the order of the request
+//!           4 absent    why, UTF-8: in place of a chunk or of the manifest that the sender hasn't got whole
+//!           5 refused   why, UTF-8; the sender then ends the stream
+//! ```
+//! The grant is checked for every request, and a chunk that the named version doesn't hold is refused, so that a
+//! grant for one version opens no other. The fetching side believes nothing: manifests are checked against the
+//! version, chunks against their digests, and a compressed chunk is never given more room than the manifest says.
+
+mod fetch;
+mod queue;
+mod serve;
+mod wire;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tombolo_core::VersionId;
+
+pub use fetch::{FetchError, FetchOptions, Fetched, Source, fetch};
+pub use serve::{Served, serve_stream};
+pub use wire::{GRANT_BYTES_MAX, REASON_BYTES_MAX};
+
+use serve::Serving;
+
+/// The way to one peer. Each opening is a bidirectional stream, as of one QUIC connection.
+pub trait Dial: Sync {
+    type Send: AsyncWrite + Unpin + Send;
+    type Recv: AsyncRead + Unpin + Send;
+
+    fn open(&self) -> impl Future<Output = io::Result<(Self::Send, Self::Recv)>> + Send;
+}
+
+/// Decides whether the peer at the other end may have a version.
+pub trait Gate: Send + Sync {
+    /// The error is what the peer is told.
+    fn check(&self, grant: &[u8], version: VersionId) -> Result<(), String>;
+}
+
+/// What goes on in this process, so that the same work isn't done twice at once.
+#[derive(Default)]
+pub(crate) struct InFlight {
+    fetches: Mutex<HashMap<VersionId, Weak<tokio::sync::Mutex<()>>>>,
+    served: Mutex<HashMap<VersionId, Weak<Serving>>>,
+}
+
+impl InFlight {
+    /// The lock that a fetch of the version holds.
+    fn fetch_lock(&self, version: VersionId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut fetches = crate::session::lock(&self.fetches);
+        fetches.retain(|_, held| held.strong_count() > 0);
+        let held = fetches.get(&version).and_then(Weak::upgrade).unwrap_or_default();
+        fetches.insert(version, Arc::downgrade(&held));
+        held
+    }
+}

@@ -1,0 +1,170 @@
+//! The sending side.
+
+use std::io;
+use std::sync::{Arc, Weak};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tombolo_core::{Digest, VersionId};
+
+use super::Gate;
+use super::wire::{Answer, PIECE_BYTES, Wanted, read_request};
+use crate::error::DataError;
+use crate::index::DigestSet;
+use crate::session::lock;
+use crate::store::{Hold, Store};
+
+/// Chunks that are read before they are sent: 4 MiB at most.
+const AHEAD_CHUNKS: usize = 16;
+
+/// What one stream has brought its peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    pub requests: u64,
+    pub chunks: u64,
+    /// Bytes of all frames.
+    pub bytes_wire: u64,
+}
+
+/// A version that is being sent: gc leaves it alone meanwhile.
+pub(crate) struct Serving {
+    manifest: Vec<u8>,
+    digests: DigestSet,
+    _hold: Hold,
+}
+
+/// Answers a stream's requests until the peer ends it or is refused. An error is the stream's, or a peer's that
+/// doesn't speak the protocol; what is wrong with the store is told to the peer.
+pub async fn serve_stream<S, R>(store: &Store, mut send: S, mut recv: R, gate: &dyn Gate) -> io::Result<Served>
+where
+    S: AsyncWrite + Unpin,
+    R: AsyncRead + Unpin,
+{
+    let mut served = Served::default();
+    // Kept from one request to the next, so that the version is looked up once a stream.
+    let mut current: Option<(VersionId, Arc<Serving>)> = None;
+    while let Some(request) = read_request(&mut recv).await? {
+        served.requests += 1;
+        if let Err(why) = gate.check(&request.grant, request.version) {
+            answer(&mut send, &Answer::Refused(why), &mut served).await?;
+            break;
+        }
+        if current.as_ref().is_none_or(|(version, _)| *version != request.version) {
+            match lookup(store, request.version).await {
+                Ok(serving) => current = Some((request.version, serving)),
+                Err(error) => {
+                    let absences = if let Wanted::Chunks(digests) = &request.what { digests.len() } else { 1 };
+                    for _ in 0..absences {
+                        answer(&mut send, &Answer::Absent(told(&error)), &mut served).await?;
+                    }
+                    continue;
+                }
+            }
+        }
+        let Some((version, serving)) = &current else { continue };
+        match request.what {
+            Wanted::Manifest => send_manifest(&mut send, serving, &mut served).await?,
+            Wanted::Chunks(digests) => {
+                if let Some(foreign) = digests.iter().find(|digest| !serving.digests.contains(*digest)) {
+                    let why = format!("chunk {} is not in version {}", foreign.short(), version.short());
+                    answer(&mut send, &Answer::Refused(why), &mut served).await?;
+                    break;
+                }
+                for digests in digests.chunks(AHEAD_CHUNKS) {
+                    send_chunks(store, &mut send, digests.to_vec(), &mut served).await?;
+                }
+            }
+        }
+    }
+    send.shutdown().await?;
+    Ok(served)
+}
+
+async fn lookup(store: &Store, version: VersionId) -> Result<Arc<Serving>, DataError> {
+    let known = lock(&store.in_flight().served).get(&version).and_then(Weak::upgrade);
+    if let Some(serving) = known {
+        return Ok(serving);
+    }
+    let store = store.clone();
+    blocking(move || {
+        let hold = store.hold(version)?;
+        let manifest = store.manifest_bytes(version)?;
+        let digests = store.manifest(version)?.chunks().map(|chunk| chunk.digest).collect();
+        let serving = Arc::new(Serving { manifest, digests, _hold: hold });
+        let mut served = lock(&store.in_flight().served);
+        served.retain(|_, serving| serving.strong_count() > 0);
+        served.insert(version, Arc::downgrade(&serving));
+        drop(served);
+        Ok(serving)
+    })
+    .await
+}
+
+async fn send_manifest(send: &mut (impl AsyncWrite + Unpin), serving: &Serving, served: &mut Served) -> io::Result<()> {
+    answer(send, &Answer::Manifest { bytes: serving.manifest.len() as u64 }, served).await?;
+    for piece in serving.manifest.chunks(PIECE_BYTES) {
+        answer(send, &Answer::Piece(piece.to_vec()), served).await?;
+    }
+    Ok(())
+}
+
+async fn send_chunks(
+    store: &Store,
+    send: &mut (impl AsyncWrite + Unpin),
+    digests: Vec<Digest>,
+    served: &mut Served,
+) -> io::Result<()> {
+    let store = store.clone();
+    served.chunks += digests.len() as u64;
+    let frames = tokio::task::spawn_blocking(move || {
+        let mut frames = Vec::new();
+        for digest in digests {
+            let answer = match store.read_verified(&digest) {
+                Ok((stored, raw)) => Answer::Chunk { raw, stored },
+                Err(error) => {
+                    tracing::warn!(%error, "a chunk that a peer wants can't be read");
+                    Answer::Absent(told(&error))
+                }
+            };
+            answer.frame(&mut frames);
+        }
+        frames
+    });
+    let frames = frames.await.map_err(io::Error::other)?;
+    served.bytes_wire += frames.len() as u64;
+    send.write_all(&frames).await?;
+    send.flush().await
+}
+
+async fn answer(send: &mut (impl AsyncWrite + Unpin), answer: &Answer, served: &mut Served) -> io::Result<()> {
+    let mut frame = Vec::new();
+    answer.frame(&mut frame);
+    served.bytes_wire += frame.len() as u64;
+    send.write_all(&frame).await?;
+    send.flush().await
+}
+
+/// What a peer is told of an error: no paths of this site.
+fn told(error: &DataError) -> String {
+    match error {
+        DataError::NoVersion { .. }
+        | DataError::NoChunk { .. }
+        | DataError::CorruptChunk { .. }
+        | DataError::CorruptPack { .. }
+        | DataError::CorruptManifest { .. } => error.to_string(),
+        _ => "the sender can't read its store".to_owned(),
+    }
+}
+
+/// Runs what blocks where it may.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, DataError> + Send + 'static,
+) -> Result<T, DataError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(join) => match join.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is being shut down.
+            Err(_) => Err(DataError::Cancelled),
+        },
+    }
+}

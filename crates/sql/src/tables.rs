@@ -1,0 +1,78 @@
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use datafusion::common::TableReference;
+use datafusion::prelude::{CsvReadOptions, ParquetReadOptions, SessionContext};
+
+use crate::SqlError;
+
+/// Files that one table may have.
+const FILES_MAX: usize = 100_000;
+/// Directories within directories.
+const DEPTH_MAX: usize = 16;
+
+/// Makes the files under `path` a table. They must be of one kind, told by their names' endings.
+pub(crate) async fn register(context: &SessionContext, name: &str, path: &Path) -> Result<(), SqlError> {
+    let mut files = Vec::new();
+    collect(path, 0, &mut files)?;
+    files.sort();
+    let kind = |file: &PathBuf| file.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    let first = files.first().and_then(kind);
+    let mut urls = Vec::new();
+    for file in &files {
+        match (kind(file).as_deref(), first.as_deref()) {
+            (Some("parquet"), Some("parquet")) => check_magic(file)?,
+            (Some("csv"), Some("csv")) => {}
+            (Some("parquet" | "csv"), Some("parquet" | "csv")) => return bad(file, "Parquet and CSV in one table"),
+            _ => return bad(file, "neither Parquet nor CSV (told by .parquet or .csv)"),
+        }
+        match std::path::absolute(file).ok().and_then(|path| path.to_str().map(str::to_owned)) {
+            Some(url) => urls.push(url),
+            None => return bad(file, "the path is not UTF-8"),
+        }
+    }
+    let extension = files.first().and_then(|file| file.extension()?.to_str()).unwrap_or_default().to_owned();
+    let frame = match first.as_deref() {
+        None => return bad(path, "no Parquet or CSV file in it"),
+        Some("parquet") => context.read_parquet(urls, ParquetReadOptions::default().file_extension(&extension)).await,
+        Some(_) => context.read_csv(urls, CsvReadOptions::new().file_extension(&extension)).await,
+    };
+    let fault = |e: datafusion::error::DataFusionError| SqlError::BadTable {
+        path: path.to_owned(),
+        message: e.strip_backtrace(),
+    };
+    context.register_table(TableReference::bare(name), frame.map_err(fault)?.into_view()).map_err(fault)?;
+    Ok(())
+}
+
+fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), SqlError> {
+    let fault = |e: std::io::Error| SqlError::BadTable { path: path.to_owned(), message: e.to_string() };
+    if !fs::metadata(path).map_err(fault)?.is_dir() {
+        files.push(path.to_owned());
+        return if files.len() > FILES_MAX { bad(path, "too many files in one table") } else { Ok(()) };
+    }
+    if depth == DEPTH_MAX {
+        return bad(path, "directories too deep");
+    }
+    for entry in fs::read_dir(path).map_err(fault)? {
+        let entry = entry.map_err(fault)?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            collect(&entry.path(), depth + 1, files)?;
+        }
+    }
+    Ok(())
+}
+
+/// The engine's own message does not name the file among many.
+fn check_magic(file: &Path) -> Result<(), SqlError> {
+    let mut magic = [0; 4];
+    match fs::File::open(file).and_then(|mut f| f.read_exact(&mut magic)) {
+        Ok(()) if &magic == b"PAR1" => Ok(()),
+        _ => bad(file, "not a Parquet file"),
+    }
+}
+
+fn bad<T>(path: &Path, message: &str) -> Result<T, SqlError> {
+    Err(SqlError::BadTable { path: path.to_owned(), message: message.to_owned() })
+}
