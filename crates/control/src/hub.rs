@@ -1,0 +1,336 @@
+//! The agents' connections: they dial in, are known by their keys, report, and are told what is wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use ed25519_dalek::SigningKey;
+use iroh::Endpoint;
+use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
+use tokio::sync::mpsc;
+use tombolo_api::frames::{self, FrameError};
+use tombolo_api::grant::{GRANT_LIFE, Grant};
+use tombolo_api::stream::{ALPN_AGENT, Call, Down, Hello, Opening, PeerAddress, Said, Source, Sources, Up};
+use tombolo_api::wire::AuditEntry;
+use tombolo_core::sync::{Assignment, Intent, Observed, Phase};
+use tombolo_core::{Epoch, Name, SiteId, VersionId, WorkloadId};
+
+use crate::engine::Engine;
+use crate::secrets::Secrets;
+use crate::store::Write;
+
+/// Pieces of an agent's answer that may wait for a slow reader.
+const SAID_MAX: usize = 256;
+/// Heartbeats after which an agent is told everything again, also what it was told before.
+const RESEND_EVERY: u64 = 10;
+
+/// Why a connection is closed, as the agent sees it.
+pub const CLOSE_UNKNOWN: u32 = 1;
+pub const CLOSE_REVOKED: u32 = 2;
+pub const CLOSE_REPLACED: u32 = 3;
+pub const CLOSE_FAULT: u32 = 4;
+
+#[derive(Clone)]
+pub struct Hub(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    secrets: Arc<Secrets>,
+    grant_key: SigningKey,
+    connected: Mutex<BTreeMap<SiteId, Connected>>,
+}
+
+#[derive(Clone)]
+struct Connected {
+    connection: Connection,
+    address: PeerAddress,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("the site {0} is not connected")]
+    Unreachable(SiteId),
+    #[error("the connection to {site} failed")]
+    Broken {
+        site: SiteId,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Hub {
+    /// Accepts agents on the endpoint for as long as the process lives.
+    pub fn start(engine: Engine, secrets: Arc<Secrets>, grant_key: SigningKey, endpoint: Endpoint) -> Hub {
+        let hub = Hub(Arc::new(Inner { engine, secrets, grant_key, connected: Mutex::default() }));
+        let accepting = hub.clone();
+        tokio::spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                let hub = accepting.clone();
+                tokio::spawn(async move {
+                    match incoming.await {
+                        Ok(connection) => hub.attend(connection).await,
+                        Err(error) => tracing::debug!(%error, "a connection was not made"),
+                    }
+                });
+            }
+        });
+        hub
+    }
+
+    /// Asks something of a site's agent; its answer comes piece by piece.
+    pub async fn call(&self, site: &SiteId, call: Call) -> Result<mpsc::Receiver<Said>, CallError> {
+        let connected = self.lock().get(site).cloned().ok_or_else(|| CallError::Unreachable(site.clone()))?;
+        let broken = |source: Box<dyn std::error::Error + Send + Sync>| CallError::Broken { site: site.clone(), source };
+        let (mut send, mut recv) = connected.connection.open_bi().await.map_err(|error| broken(error.into()))?;
+        frames::write(&mut send, &call).await.map_err(|error| broken(error.into()))?;
+        let _ = send.finish();
+        let (said, answer) = mpsc::channel(SAID_MAX);
+        tokio::spawn(async move {
+            loop {
+                let piece = match frames::read::<Said>(&mut recv).await {
+                    Ok(piece) => piece,
+                    Err(FrameError::Closed) => return,
+                    Err(error) => Said::Failed(format!("the connection to the site broke: {error}")),
+                };
+                let last = matches!(piece, Said::Failed(_) | Said::Done(_));
+                if said.send(piece).await.is_err() || last {
+                    let _ = recv.stop(VarInt::from_u32(0));
+                    return;
+                }
+            }
+        });
+        Ok(answer)
+    }
+
+    pub fn is_connected(&self, site: &SiteId) -> bool {
+        self.lock().contains_key(site)
+    }
+
+    /// Ends the connection of a site that was revoked.
+    pub fn disconnect(&self, site: &SiteId) {
+        if let Some(connected) = self.lock().remove(site) {
+            connected.connection.close(CLOSE_REVOKED.into(), b"this site is revoked");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SiteId, Connected>> {
+        self.0.connected.lock().expect("nobody panics while holding it")
+    }
+
+    /// One agent's connection, from its key's check to its end.
+    async fn attend(&self, connection: Connection) {
+        if connection.alpn() != ALPN_AGENT {
+            connection.close(CLOSE_UNKNOWN.into(), b"this is a control plane; agents say tombolo/agent/1");
+            return;
+        }
+        let key = tombolo_net::hex(&connection.remote_id());
+        let found = self.0.engine.look(move |world, _| {
+            let site = world.sites.values().find(|site| site.key == key)?;
+            Some((site.info.id.clone(), site.revoked))
+        });
+        let site = match found.await {
+            Ok(Some((site, false))) => site,
+            Ok(Some((_, true))) => return connection.close(CLOSE_REVOKED.into(), b"this site is revoked"),
+            Ok(None) => return connection.close(CLOSE_UNKNOWN.into(), b"no site has this key; join first"),
+            Err(_) => return,
+        };
+        while let Ok((send, recv)) = connection.accept_bi().await {
+            let hub = self.clone();
+            let (site, connection) = (site.clone(), connection.clone());
+            tokio::spawn(async move {
+                if let Err(error) = hub.stream(&site, &connection, send, recv).await {
+                    tracing::debug!(%site, %error, "a stream ended");
+                }
+            });
+        }
+        self.forget(&site, &connection);
+    }
+
+    fn forget(&self, site: &SiteId, connection: &Connection) {
+        let mut connected = self.lock();
+        if connected.get(site).is_some_and(|known| known.connection.stable_id() == connection.stable_id()) {
+            connected.remove(site);
+        }
+    }
+
+    async fn stream(
+        &self,
+        site: &SiteId,
+        connection: &Connection,
+        mut send: SendStream,
+        mut recv: RecvStream,
+    ) -> Result<(), FrameError> {
+        match frames::read(&mut recv).await? {
+            Opening::Sync(hello) => {
+                self.greet(site, connection, hello);
+                let ended = self.sync(site, send, recv).await;
+                self.forget(site, connection);
+                connection.close(CLOSE_FAULT.into(), b"the sync stream ended");
+                ended
+            }
+            Opening::Sources(version) => {
+                let sources = self.sources(site, version).await;
+                frames::write(&mut send, &sources).await?;
+                let _ = send.finish();
+                Ok(())
+            }
+        }
+    }
+
+    fn greet(&self, site: &SiteId, connection: &Connection, hello: Hello) {
+        tracing::info!(%site, version = hello.version, "agent connected");
+        let now = Connected { connection: connection.clone(), address: hello.address };
+        let before = self.lock().insert(site.clone(), now);
+        if let Some(before) = before.filter(|before| before.connection.stable_id() != connection.stable_id()) {
+            before.connection.close(CLOSE_REPLACED.into(), b"the agent has connected again");
+        }
+    }
+
+    /// Reports come up, desired state goes down, until one side is gone.
+    async fn sync(&self, site: &SiteId, mut send: SendStream, mut recv: RecvStream) -> Result<(), FrameError> {
+        let mut wakes = self.0.engine.site_wakes(site);
+        let (up, mut reports) = mpsc::channel::<Up>(4);
+        let reader = tokio::spawn(async move {
+            loop {
+                let report = frames::read(&mut recv).await?;
+                if up.send(report).await.is_err() {
+                    return Ok::<(), FrameError>(());
+                }
+            }
+        });
+        let mut told = Told::default();
+        let mut answers = 0;
+        let ended = loop {
+            let observed = tokio::select! {
+                report = reports.recv() => match report {
+                    Some(up) => {
+                        answers = up.number;
+                        if up.number.is_multiple_of(RESEND_EVERY) {
+                            told = Told::default();
+                        }
+                        let observed = up.report.observed.clone();
+                        if self.take(site, up).await.is_err() {
+                            break Ok(());
+                        }
+                        wakes.mark_unchanged();
+                        observed
+                    }
+                    None => break reader.await.unwrap_or(Ok(())),
+                },
+                woken = wakes.changed() => match woken {
+                    Ok(()) => Vec::new(),
+                    Err(_) => break Ok(()),
+                },
+            };
+            let Some(down) = self.down(site, answers, observed, &mut told).await else { break Ok(()) };
+            if let Err(error) = frames::write(&mut send, &down).await {
+                break Err(error);
+            }
+        };
+        let _ = send.finish();
+        ended
+    }
+
+    async fn take(&self, site: &SiteId, up: Up) -> Result<(), crate::engine::EngineGone> {
+        let site = site.clone();
+        let change = self.0.engine.change(move |world, now| {
+            world.report(&site, &up.report, now);
+            Ok::<_, std::convert::Infallible>(((), Vec::new()))
+        });
+        change.await.map(|_| ())
+    }
+
+    async fn down(&self, site: &SiteId, answers: u64, observed: Vec<Observed>, told: &mut Told) -> Option<Down> {
+        let place = site.clone();
+        let seen = observed.clone();
+        let mut desired = self.0.engine.look(move |world, _| world.desired(&place, &seen)).await.ok()?;
+        // Of runs that are over the world knows nothing any more, but the store does.
+        for (workload, epoch) in self.0.engine.settle_past(site, &observed).await {
+            let over = |seen: &&Observed| matches!(seen.phase, Phase::Finished(_));
+            match observed.iter().find(|seen| seen.workload == workload && seen.epoch == epoch).filter(over) {
+                Some(_) => desired.settled.push((workload, epoch)),
+                None => desired.assignments.push(Assignment { workload, epoch, intent: Intent::Stop }),
+            }
+        }
+        desired.assignments.retain(|assignment| told.is_news(assignment));
+        let mut secrets = BTreeMap::new();
+        for assignment in &desired.assignments {
+            if let Intent::Run(order) = &assignment.intent
+                && !order.spec.secrets.is_empty()
+            {
+                secrets.insert(assignment.workload.clone(), self.secrets_of(&order.spec.secrets).await);
+            }
+        }
+        Some(Down { answers, desired, secrets })
+    }
+
+    /// Those of the named secrets that there are; the agent says which lack.
+    async fn secrets_of(&self, names: &BTreeSet<Name>) -> BTreeMap<Name, String> {
+        let mut opened = BTreeMap::new();
+        for name in names {
+            let Ok(Some(sealed)) = self.0.engine.store().secret(name).await else { continue };
+            match self.0.secrets.open_sealed(name, &sealed) {
+                Ok(plain) => {
+                    opened.insert(name.clone(), String::from_utf8_lossy(&plain).into_owned());
+                }
+                Err(error) => tracing::error!(%name, %error, "a secret can't be opened"),
+            }
+        }
+        opened
+    }
+
+    /// Where a site may fetch a version from, with the leave to do so.
+    async fn sources(&self, to: &SiteId, version: VersionId) -> Sources {
+        let place = to.clone();
+        let asked = self.0.engine.look(move |world, now| {
+            let from = world.sources(&version, &place)?;
+            let key = world.sites.get(&place).map(|site| site.key.clone()).unwrap_or_default();
+            Ok::<_, String>((from, key, now))
+        });
+        let (from, to_key, now) = match asked.await {
+            Ok(Ok(found)) => found,
+            Ok(Err(why)) => {
+                self.audit(to, version, "refused", why.clone()).await;
+                return Sources::Refused(why);
+            }
+            Err(_) => return Sources::Refused("the control plane is stopping".to_owned()),
+        };
+        let mut sources = Vec::new();
+        for site in from {
+            let Some(connected) = self.lock().get(&site).cloned() else { continue };
+            let until = now + GRANT_LIFE;
+            let grant = Grant { version, from: site.clone(), to: to.clone(), to_key: to_key.clone(), until };
+            let grant = String::from_utf8(grant.sign(&self.0.grant_key)).expect("a grant is JSON");
+            sources.push(Source { site, address: connected.address, grant });
+        }
+        if !sources.is_empty() {
+            let names: Vec<_> = sources.iter().map(|source| source.site.to_string()).collect();
+            self.audit(to, version, "done", format!("from {}", names.join(", "))).await;
+        }
+        Sources::From(sources)
+    }
+
+    async fn audit(&self, to: &SiteId, version: VersionId, outcome: &str, detail: String) {
+        let entry = AuditEntry {
+            number: 0,
+            at: self.0.engine.now().0,
+            who: format!("site {to}"),
+            what: "grant".to_owned(),
+            on: version.to_string(),
+            outcome: outcome.to_owned(),
+            detail: Some(detail),
+        };
+        let write = vec![Write::Audit(Box::new(entry))];
+        let _ = self.0.engine.change(move |_, _| Ok::<_, std::convert::Infallible>(((), write))).await;
+    }
+}
+
+/// What an agent was told on this connection, so that long orders are not sent again with each heartbeat.
+#[derive(Default)]
+struct Told(BTreeMap<WorkloadId, (Epoch, bool)>);
+
+impl Told {
+    fn is_news(&mut self, assignment: &Assignment) -> bool {
+        let now = (assignment.epoch, assignment.intent == Intent::Stop);
+        self.0.insert(assignment.workload.clone(), now) != Some(now)
+    }
+}
