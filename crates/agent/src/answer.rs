@@ -188,9 +188,8 @@ struct SiteGate {
 
 impl transfer::Gate for SiteGate {
     fn check(&self, grant: &[u8], version: VersionId) -> Result<(), String> {
-        let opened = Grant::open(grant, &self.grant_key).and_then(|grant| {
-            grant.check(version, &self.site, &self.to_key, clock::now())
-        });
+        let opened = Grant::open(grant, &self.grant_key)
+            .and_then(|grant| grant.check(version, &self.site, &self.to_key, clock::now()));
         opened.map_err(|fault| fault.to_string())
     }
 }

@@ -61,8 +61,7 @@ pub async fn join(options: JoinOptions) -> Result<Config, AgentError> {
     }
     let key = tombolo_net::key(&layout.key())?;
     let client = tombolo_api::client::Client::new(&options.address, None);
-    let request =
-        Join { token: options.token, key: tombolo_net::hex(&key.public()), info: options.info.clone() };
+    let request = Join { token: options.token, key: tombolo_net::hex(&key.public()), info: options.info.clone() };
     let joined: Joined = client.post("/v1/join", &request.key, &request).await?;
     let config = Config { info: options.info, control: joined.control, grant_key: joined.grant_key };
     let text = serde_json::to_vec_pretty(&config).expect("plain data");

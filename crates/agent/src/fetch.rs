@@ -68,13 +68,11 @@ impl Fetcher {
                 Asked::From(sources) if sources.is_empty() => {
                     format!("no connected site has version {}", version.short())
                 }
-                Asked::From(sources) => {
-                    match self.fetch_from(version, sources, workload, watcher.clone()).await {
-                        Ok(seen) => break Ok(Some(seen)),
-                        Err(Outcome::Unprepared { why }) => why,
-                        Err(outcome) => break Err(outcome),
-                    }
-                }
+                Asked::From(sources) => match self.fetch_from(version, sources, workload, watcher.clone()).await {
+                    Ok(seen) => break Ok(Some(seen)),
+                    Err(Outcome::Unprepared { why }) => why,
+                    Err(outcome) => break Err(outcome),
+                },
             };
             attempts += 1;
             if attempts >= ATTEMPTS_MAX {

@@ -6,9 +6,12 @@
 //! after a reboot nothing of before runs.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use tombolo_core::Millis;
+
+const LOOK_EVERY_MS: u64 = 1_000;
 
 /// The file, in a site's directory.
 pub fn path(site_dir: &Path) -> PathBuf {
@@ -37,6 +40,20 @@ pub fn contact(path: &Path) -> Option<u64> {
 /// For how long the site has been silent, as the file has it.
 pub fn silence(path: &Path) -> Millis {
     Millis(since_boot() - contact(path).unwrap_or(0).min(since_boot()))
+}
+
+/// Calls `over` once, when the site has been silent for as long as the lease lasts.
+pub fn watch(path: PathBuf, lease: Millis, over: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(move || {
+        loop {
+            let silence = silence(&path);
+            if silence >= lease {
+                return over();
+            }
+            // Never later than the lease, and often enough to see a renewal that was lost with a restarted agent.
+            std::thread::sleep(Duration::from_millis((lease.0 - silence.0).clamp(1, LOOK_EVERY_MS)));
+        }
+    });
 }
 
 #[cfg(test)]

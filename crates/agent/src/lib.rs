@@ -79,6 +79,7 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     let config = config::load(&layout)?;
     let site = config.info.id.clone();
     let _lock = lock(&layout)?;
+    cgroup::delegate();
     let store_dir = layout.store();
     let store = Arc::new(Store::open(&store_dir, StoreOptions::default())?);
     let bind = BindOptions {
@@ -141,7 +142,8 @@ fn grant_key(layout: &config::Layout, hex: &str) -> Result<VerifyingKey, AgentEr
 
 /// Where everything is on one machine, nothing needs to be reachable from outside of it.
 fn listen_for(control: &[String]) -> SocketAddr {
-    let loopback = control.iter().filter_map(|text| text.parse::<SocketAddr>().ok()).all(|addr| addr.ip().is_loopback());
+    let loopback =
+        control.iter().filter_map(|text| text.parse::<SocketAddr>().ok()).all(|addr| addr.ip().is_loopback());
     let ip = if loopback && !control.is_empty() { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
     SocketAddr::from((ip, 0))
 }

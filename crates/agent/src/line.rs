@@ -76,7 +76,7 @@ async fn serve(
         address: tombolo_net::address(endpoint),
         info: config.info.clone(),
     };
-    frames::write(&mut send, &Opening::Sync(hello)).await?;
+    frames::write(&mut send, &Opening::Sync(Box::new(hello))).await?;
     tracing::info!("connected to the control plane");
 
     let calls = tokio::spawn(answer_calls(connection.clone(), answerer.clone()));

@@ -149,11 +149,11 @@ impl Mind {
             }
             Wake::Down(down) => self.take_down(*down, actions),
             Wake::Seen(workload, epoch, phase) => {
-                if matches!(phase, Phase::Finished(_)) {
-                    if let Some(starting) = self.starting.remove(&(workload.clone(), epoch)) {
-                        // Ends the task that waits to pass a stop on; there is nothing left to stop.
-                        starting.cancel();
-                    }
+                if matches!(phase, Phase::Finished(_))
+                    && let Some(starting) = self.starting.remove(&(workload.clone(), epoch))
+                {
+                    // Ends the task that waits to pass a stop on; there is nothing left to stop.
+                    starting.cancel();
                 }
                 let (changed, more) = self.journal.observe(&workload, epoch, phase, clock::now());
                 if changed {
@@ -294,9 +294,7 @@ impl Starter {
             () = self.stop.cancelled() => Err(Outcome::Stopped),
         };
         let started = prepared.and_then(|()| {
-            self.driver
-                .start(&self.workload, self.epoch, &self.order, &self.secrets)
-                .map_err(|error| error.outcome())
+            self.driver.start(&self.workload, self.epoch, &self.order, &self.secrets).map_err(|error| error.outcome())
         });
         match started {
             Ok(()) => {

@@ -90,11 +90,13 @@ impl Client {
                 let line: Vec<u8> = rest.drain(..=end).collect();
                 let line = String::from_utf8_lossy(&line);
                 let Some(data) = line.trim_end().strip_prefix("data:") else { continue };
-                let event = serde_json::from_str(data.trim_start())
-                    .or_else(|fault| match serde_json::from_str::<Problem>(data.trim_start()) {
-                        Ok(problem) => Err(ClientError::Problem(problem)),
-                        Err(_) => Err(ClientError::Malformed(fault.to_string())),
-                    })?;
+                let event = serde_json::from_str(data.trim_start()).map_err(|fault| {
+                    // A stream that fails in the middle says so by an event of its own.
+                    match serde_json::from_str::<Problem>(data.trim_start()) {
+                        Ok(problem) => ClientError::Problem(problem),
+                        Err(_) => ClientError::Malformed(fault.to_string()),
+                    }
+                })?;
                 if !each(event) {
                     return Ok(());
                 }
@@ -118,10 +120,8 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let response = request
-            .send()
-            .await
-            .map_err(|source| ClientError::Unreachable { address: self.base.clone(), source })?;
+        let response =
+            request.send().await.map_err(|source| ClientError::Unreachable { address: self.base.clone(), source })?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);

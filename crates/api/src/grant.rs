@@ -64,13 +64,7 @@ impl Grant {
     }
 
     /// Whether it lets `from` send `version` to whoever holds `to_key`, now.
-    pub fn check(
-        &self,
-        version: VersionId,
-        from: &SiteId,
-        to_key: &str,
-        now: Timestamp,
-    ) -> Result<(), GrantFault> {
+    pub fn check(&self, version: VersionId, from: &SiteId, to_key: &str, now: Timestamp) -> Result<(), GrantFault> {
         if now > self.until + CLOCK_SKEW_MAX {
             return Err(GrantFault::Expired { until: self.until, now });
         }

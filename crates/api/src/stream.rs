@@ -24,7 +24,7 @@ pub const HEARTBEAT: Millis = Millis::from_secs(3);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Opening {
-    Sync(Hello),
+    Sync(Box<Hello>),
     /// From where may I fetch this version?
     Sources(VersionId),
 }

@@ -161,7 +161,7 @@ impl Hub {
     ) -> Result<(), FrameError> {
         match frames::read(&mut recv).await? {
             Opening::Sync(hello) => {
-                self.greet(site, connection, hello);
+                self.greet(site, connection, *hello);
                 let ended = self.sync(site, send, recv).await;
                 self.forget(site, connection);
                 connection.close(CLOSE_FAULT.into(), b"the sync stream ended");

@@ -1,1 +1,8 @@
-//! stub
+//! The control plane: one API, one database, one engine that decides. It never dials a site.
+
+pub mod engine;
+pub mod http;
+pub mod hub;
+pub mod secrets;
+pub mod server;
+pub mod store;

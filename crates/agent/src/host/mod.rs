@@ -26,6 +26,7 @@ use tombolo_core::journal::Found;
 use tombolo_core::sync::{Finish, Order, Outcome, Phase};
 
 use crate::clock::now;
+use crate::lease;
 use crate::logs::{self, LogLimits, LogLine, LogQuery};
 use crate::shim::placement::{self, Durable, Event, Placement, ShimOrder};
 use crate::shim::{lost, process, remove_tree};
@@ -232,6 +233,7 @@ impl HostDriver {
             port: None,
             logs: LogLimits::default(),
             wake: self.inner.wake.clone(),
+            lease: order.spec.failover_after.map(|_| lease::path(site_dir)),
         };
         fs::DirBuilder::new()
             .recursive(true)

@@ -85,7 +85,7 @@ impl LogWriter {
             let text = String::from_utf8_lossy(&held[..begun]).into_owned();
             let (shown, taken) = self.redactor.redact_begun(&text);
             self.write(stream, now(), &shown);
-            let mut rest = text[taken..].as_bytes().to_vec();
+            let mut rest = text.as_bytes()[taken..].to_vec();
             rest.extend_from_slice(&held[begun..]);
             *held = rest;
         }

@@ -162,6 +162,10 @@ impl Shim {
             let why = format!("the secret {name} was not given\nhint: tombolo secret set {name}");
             return Finish::without_running(Outcome::Unprepared { why }, now());
         }
+        if let Some(image) = &self.order.order.spec.image {
+            let why = format!("a host site runs no containers, and the image {image} is asked for\nhint: use `python`");
+            return Finish::without_running(Outcome::Unprepared { why }, now());
+        }
         let ran = prepare::prepare(self).and_then(|prepared| {
             run::run(self, &prepared, session).map(|ran| {
                 *self.stage() = Stage::Ending;

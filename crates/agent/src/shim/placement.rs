@@ -52,6 +52,9 @@ pub struct ShimOrder {
     /// The datagram socket that is told when `events` has grown; without it the driver finds out by looking.
     #[serde(default)]
     pub wake: Option<PathBuf>,
+    /// Where the site's last contact is noted, for workloads that may be started elsewhere; see [`crate::lease`].
+    #[serde(default)]
+    pub lease: Option<PathBuf>,
 }
 
 /// A step in a placement's life, as written to `events`.

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use super::prepare::Prepared;
 use super::{Shim, Stage, Wake, files, process, ready, sql};
 use crate::cgroup::{self, Group};
 use crate::clock::now;
+use crate::lease;
 use crate::logs::Stream;
 
 /// How long the pipes may stay open once nothing of the command is left: somebody else has inherited them then.
@@ -113,6 +114,17 @@ pub fn run(shim: &Arc<Shim>, prepared: &Prepared, mut session: Session) -> Resul
     warnings.iter().for_each(|warning| shim.log.say(&format!("warning: {warning}")));
     session.cgroups = group.dirs();
     let (wakes, woken) = mpsc::channel();
+    if let Some((path, lease)) = shim.order.lease.clone().zip(spec.failover_after) {
+        if lease::silence(&path) >= lease {
+            shim.log.say(&format!("not started: the site has been silent for longer than its lease of {lease}"));
+            return Err(Outcome::Stopped);
+        }
+        let (wakes, log) = (wakes.clone(), shim.clone());
+        lease::watch(path, lease, move || {
+            log.log.say(&format!("the site has been silent for its lease of {lease}: another may start this one now"));
+            let _ = wakes.send(Wake::Stop);
+        });
+    }
     launch(shim, &session, &wakes)?;
     let began = Instant::now();
     let mut ran = match &spec.command {
@@ -242,10 +254,7 @@ impl Running<'_> {
     /// None once the deadline is over.
     fn wait(&self, deadline: Option<Instant>) -> Option<Wake> {
         let Some(deadline) = deadline else { return self.woken.recv().ok() };
-        match self.woken.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(wake) => Some(wake),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.woken.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
     }
 
     /// One round; whatever forks meanwhile is met in the next.

@@ -118,12 +118,17 @@ async fn secrets_reach_the_command_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_secret_is_named() {
+async fn what_can_t_be_given_is_named() {
     let mut site = Site::new();
     let mut spec = job("true");
     spec.secrets = BTreeSet::from([name("api-key")]);
     let Outcome::Unprepared { why } = site.run(spec).await.outcome else { panic!() };
     assert!(why.contains("the secret api-key was not given"), "{why}");
+
+    let mut spec = job("true");
+    spec.image = Some("python:3.12".to_owned());
+    let Outcome::Unprepared { why } = Site::new().run(spec).await.outcome else { panic!() };
+    assert!(why.contains("runs no containers"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +155,7 @@ async fn a_flood_of_output_is_bounded_and_its_ends_are_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_are_found_by_time_and_outlive_their_placement() {
     let mut site = Site::new();
-    site.start(&site.order(job("echo one; mkfifo fifo; read x < fifo; echo two")));
+    site.start(&site.order(job("mkfifo fifo; echo one; read x < fifo; echo two")));
     let one = site.line("one").await;
     // The next line is at a later time.
     while now() <= one.at {

@@ -121,3 +121,24 @@ async fn a_stop_before_the_start_starts_nothing() {
     assert_eq!((finish.outcome, finish.ran), (Outcome::Stopped, None));
     assert!(!site.dir.join("state/flights-1/train/ran").exists());
 }
+
+/// Nobody is there to stop it: the site is silent, and the shim has to hold itself to the lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_ends_a_command_without_an_agent() {
+    let lease = tombolo_agent::lease::path;
+    let mut site = Site::new();
+    tombolo_agent::lease::renew(&lease(&site.dir), tombolo_agent::lease::since_boot()).unwrap();
+    let mut spec = job("echo waiting; while :; do sleep 0.01; done");
+    spec.failover_after = Some(Millis(1_500));
+    site.start(&site.order(spec.clone()));
+    site.line("waiting").await;
+    assert_eq!(site.finish().await.outcome, Outcome::Stopped);
+    assert!(tombolo_agent::lease::silence(&lease(&site.dir)) >= Millis(1_500));
+
+    // And what comes late is not started at all.
+    let mut late = Site::new();
+    let silent = tombolo_agent::lease::since_boot().saturating_sub(60_000);
+    tombolo_agent::lease::renew(&lease(&late.dir), silent).unwrap();
+    let finish = late.run(spec).await;
+    assert_eq!((finish.outcome, finish.ran), (Outcome::Stopped, None));
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_MAX, LOST_RETRIES_MAX, PastRuns, Release, SERVICE_STARTS_MAX, VersionRecord,
+    ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_MAX, LOST_RETRIES_MAX, Release, SERVICE_STARTS_MAX, VersionRecord,
     WorkloadRecord, World,
 };
 use crate::ids::{Epoch, SiteId, VersionId, WorkloadId};
@@ -216,7 +216,7 @@ impl World {
         }
         let ran = finish.ran;
         let key = (id.run.project().clone(), id.name.clone());
-        let past = self.history.entry(key.clone()).or_insert_with(PastRuns::default);
+        let past = self.history.entry(key.clone()).or_default();
         if let Some(ran) = ran {
             let mean = past.ran.get(site).map_or(ran, |old| Millis((old.0 + ran.0) / 2));
             past.ran.insert(site.clone(), mean);

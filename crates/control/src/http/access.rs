@@ -1,0 +1,262 @@
+//! Who may do what: one table, and the door that every request goes through.
+
+use std::time::{Duration, Instant};
+
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tombolo_api::wire::{AuditEntry, Role, TokenInfo};
+use tombolo_core::Timestamp;
+
+use super::Shared;
+use super::fault::Fault;
+use crate::secrets::hash_token;
+use crate::store::Write;
+
+/// Who may come in at a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// Anybody, without a token.
+    Open,
+    /// Who brings a join token in the body.
+    JoinToken,
+    /// Who has at least this role.
+    Needs(Role),
+}
+
+use Door::{JoinToken, Needs, Open};
+use Role::{Admin, Member, Operator, Viewer};
+
+/// Every route and who may use it. A route that is not here answers nobody.
+pub const RULES: &[(&str, &str, Door)] = &[
+    ("GET", "/healthz", Open),
+    ("GET", "/v1/openapi.json", Needs(Viewer)),
+    ("GET", "/v1/whoami", Needs(Viewer)),
+    ("GET", "/v1/runs", Needs(Viewer)),
+    ("POST", "/v1/runs", Needs(Member)),
+    ("GET", "/v1/runs/{run}", Needs(Viewer)),
+    ("GET", "/v1/runs/{run}/plan", Needs(Viewer)),
+    ("GET", "/v1/runs/{run}/events", Needs(Viewer)),
+    ("POST", "/v1/runs/{run}/stop", Needs(Member)),
+    ("POST", "/v1/runs/{run}/retry", Needs(Member)),
+    ("GET", "/v1/workloads/{run}/{name}/logs", Needs(Viewer)),
+    ("POST", "/v1/workloads/{run}/{name}/stop", Needs(Member)),
+    ("POST", "/v1/plan", Needs(Viewer)),
+    ("GET", "/v1/sites", Needs(Viewer)),
+    ("GET", "/v1/sites/{site}", Needs(Viewer)),
+    ("PATCH", "/v1/sites/{site}", Needs(Operator)),
+    ("POST", "/v1/sites/{site}/revoke", Needs(Operator)),
+    ("POST", "/v1/sites/{site}/gc", Needs(Operator)),
+    ("POST", "/v1/sites/{site}/verify", Needs(Operator)),
+    ("GET", "/v1/links", Needs(Viewer)),
+    ("PUT", "/v1/links/{from}/{to}", Needs(Operator)),
+    ("POST", "/v1/join-tokens", Needs(Operator)),
+    ("POST", "/v1/join", JoinToken),
+    ("POST", "/v1/versions", Needs(Member)),
+    ("GET", "/v1/versions/{version}", Needs(Viewer)),
+    ("GET", "/v1/versions/{version}/files", Needs(Viewer)),
+    ("POST", "/v1/versions/{version}/replicas", Needs(Member)),
+    ("GET", "/v1/datasets", Needs(Viewer)),
+    ("GET", "/v1/datasets/{name}", Needs(Viewer)),
+    ("GET", "/v1/datasets/{name}/versions", Needs(Viewer)),
+    ("DELETE", "/v1/datasets/{name}/versions/{version}", Needs(Member)),
+    ("GET", "/v1/secrets", Needs(Operator)),
+    ("PUT", "/v1/secrets/{name}", Needs(Operator)),
+    ("DELETE", "/v1/secrets/{name}", Needs(Operator)),
+    ("GET", "/v1/tokens", Needs(Admin)),
+    ("POST", "/v1/tokens", Needs(Admin)),
+    ("DELETE", "/v1/tokens/{id}", Needs(Admin)),
+    ("GET", "/v1/audit", Needs(Operator)),
+];
+
+/// How long an answer may take to begin.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// The same where a site goes through its whole store for it.
+const SITE_ANSWERS_WITHIN: Duration = Duration::from_secs(2 * 3600);
+const SITE_WIDE: [&str; 2] = ["/v1/sites/{site}/gc", "/v1/sites/{site}/verify"];
+
+/// Refusals recorded within a window; those beyond it are counted and the count recorded with the next.
+const REFUSALS_MAX: u32 = 60;
+const REFUSALS_WINDOW: Duration = Duration::from_secs(60);
+/// Longest path that is recorded, in characters.
+const PATH_SHOWN_MAX: usize = 200;
+
+/// Who asks. There is one only behind the door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// None where the route needs no token.
+    pub token: Option<TokenInfo>,
+    /// Method and path as they came, for the audit log.
+    pub what: String,
+}
+
+impl Caller {
+    /// The token's name, or `nobody`.
+    pub fn who(&self) -> &str {
+        self.token.as_ref().map_or("nobody", |token| token.name.as_str())
+    }
+
+    /// The record of something that was done, to be written together with it.
+    pub fn done(&self, now: Timestamp, on: impl ToString, detail: Option<String>) -> Write {
+        Write::Audit(Box::new(AuditEntry {
+            number: 0,
+            at: now.0,
+            who: self.who().to_owned(),
+            what: self.what.clone(),
+            on: on.to_string(),
+            outcome: "done".to_owned(),
+            detail,
+        }))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Fault> {
+        let caller = parts.extensions.get::<Caller>().cloned();
+        caller.ok_or_else(|| Fault::unauthorized("nobody checked who asks"))
+    }
+}
+
+/// The door: finds the rule, checks the token, lets the request in, and records what was refused.
+pub(super) async fn door(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
+    let shown: String = request.uri().path().chars().take(PATH_SHOWN_MAX).collect();
+    let (token, answer) = match admit(&shared, &method, &path, request.headers()).await {
+        Err((token, fault)) => (token, fault.into_response()),
+        Ok(token) => {
+            request.extensions_mut().insert(Caller { token: token.clone(), what: format!("{method} {shown}") });
+            let patience = if SITE_WIDE.contains(&path.as_str()) { SITE_ANSWERS_WITHIN } else { ANSWER_WITHIN };
+            let late = |_| Fault::unavailable("timeout", format!("there was no answer within {patience:?}"));
+            let answer = tokio::time::timeout(patience, next.run(request)).await;
+            (token, answer.map_err(late).unwrap_or_else(Fault::into_response))
+        }
+    };
+    if is_refusal(&method, answer.status()) {
+        let why = answer.extensions().get::<Fault>().map(|fault| fault.0.title.clone());
+        record_refusal(&shared, token.as_ref(), format!("{method} {shown}"), why).await;
+    }
+    answer
+}
+
+type Refused = (Option<TokenInfo>, Fault);
+
+async fn admit(
+    shared: &Shared,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+) -> Result<Option<TokenInfo>, Refused> {
+    // What answers a GET answers a HEAD.
+    let verb = if method == Method::HEAD { "GET" } else { method.as_str() };
+    let rule = RULES.iter().find(|(known, at, _)| *known == verb && *at == path);
+    let needed = match rule {
+        Some((_, _, Open | JoinToken)) => return Ok(None),
+        Some((_, _, Needs(role))) => *role,
+        None => return Err((None, Fault::forbidden("forbidden", "nobody may use this route: it has no rule"))),
+    };
+    let token = authenticate(shared, headers).await.map_err(|fault| (None, fault))?;
+    if token.role < needed {
+        let title = format!("this needs the role {needed}; the token {} has {}", token.name, token.role);
+        let fault = Fault::forbidden("forbidden", title).hint(format!("ask an admin for a token of role {needed}"));
+        return Err((Some(token), fault));
+    }
+    Ok(Some(token))
+}
+
+async fn authenticate(shared: &Shared, headers: &HeaderMap) -> Result<TokenInfo, Fault> {
+    let given = headers.get(header::AUTHORIZATION).ok_or_else(|| Fault::unauthorized("a token is needed"))?;
+    let given = given.to_str().ok().and_then(|text| text.split_once(' '));
+    let token = match given {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+        _ => return Err(Fault::unauthorized("the Authorization header holds no bearer token")),
+    };
+    // Looked up by a hash of 256 random bits, so how long the look-up takes tells nothing of other tokens.
+    let known = shared.engine.store().token(&hash_token(token)).await?;
+    match known {
+        None => Err(Fault::unauthorized("the token is not known here")),
+        Some(known) if known.revoked => Err(Fault::unauthorized(format!("the token {} is revoked", known.name))),
+        Some(known) if known.expires <= shared.engine.now().0 => {
+            Err(Fault::unauthorized(format!("the token {} has expired", known.name)))
+        }
+        Some(known) => Ok(known),
+    }
+}
+
+/// Refusals of known and of unknown callers are counted apart, so that a flood of one hides nothing of the other.
+#[derive(Debug, Default)]
+pub struct RefusalLog {
+    known: Window,
+    unknown: Window,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    since: Option<Instant>,
+    recorded: u32,
+    left_out: u64,
+}
+
+impl Window {
+    /// Whether one more may be recorded, and how many were left out since the last.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        if self.since.is_none_or(|since| now.duration_since(since) >= REFUSALS_WINDOW) {
+            (self.since, self.recorded) = (Some(now), 0);
+        }
+        if self.recorded >= REFUSALS_MAX {
+            self.left_out += 1;
+            return None;
+        }
+        self.recorded += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+/// Who may not, and what could not be changed as asked.
+fn is_refusal(method: &Method, status: StatusCode) -> bool {
+    let changes = !matches!(*method, Method::GET | Method::HEAD);
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || (changes && status.is_client_error())
+}
+
+async fn record_refusal(shared: &Shared, token: Option<&TokenInfo>, what: String, why: Option<String>) {
+    let left_out = {
+        let mut log = shared.refusals.lock().expect("nobody panics while holding it");
+        let window = if token.is_some() { &mut log.known } else { &mut log.unknown };
+        window.admit(Instant::now())
+    };
+    let Some(left_out) = left_out else { return };
+    let detail = match left_out {
+        0 => why,
+        more => Some(format!("{}; {more} more were refused and not recorded", why.unwrap_or_default())),
+    };
+    let entry = AuditEntry {
+        number: 0,
+        at: shared.engine.now().0,
+        who: token.map_or("nobody", |token| token.name.as_str()).to_owned(),
+        what,
+        on: String::new(),
+        outcome: "refused".to_owned(),
+        detail,
+    };
+    let writes = vec![Write::Audit(Box::new(entry))];
+    let _ = shared.engine.change(move |_, _| Ok::<_, std::convert::Infallible>(((), writes))).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_refusals_is_counted_and_not_recorded() {
+        let (mut window, start) = (Window::default(), Instant::now());
+        let recorded = (0..1000).filter(|_| window.admit(start).is_some()).count();
+        assert_eq!(recorded, REFUSALS_MAX as usize);
+        let later = start + REFUSALS_WINDOW;
+        assert_eq!(window.admit(later), Some(1000 - u64::from(REFUSALS_MAX)));
+        assert_eq!(window.admit(later), Some(0));
+    }
+}

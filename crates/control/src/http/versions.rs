@@ -1,0 +1,126 @@
+//! Versions: made known, looked at, brought to sites.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use tombolo_api::stream::{Call, Progress, Said};
+use tombolo_api::wire::{NewVersion, SiteAnswer, VersionInfo};
+use tombolo_core::world::VersionRecord;
+use tombolo_core::{SiteId, VersionId};
+
+use super::access::Caller;
+use super::extract::{At, Json as Body};
+use super::fault::Fault;
+use super::feed::{Feed, hand_on};
+use super::once::{Create, Key};
+use super::{Shared, check, logs, sites, views};
+use crate::store::Write;
+
+/// Makes a version known that is in a site's store, under a dataset's name or without one.
+#[utoipa::path(
+    post, path = "/v1/versions", tag = "data", request_body = NewVersion,
+    params(("Idempotency-Key" = String, Header)), responses((status = 201, body = VersionInfo))
+)]
+pub(super) async fn add(
+    State(shared): State<Shared>,
+    caller: Caller,
+    key: Key,
+    Body { value, hash }: Body<NewVersion>,
+) -> Result<Response, Fault> {
+    check::bytes(value.bytes)?;
+    check::bytes(value.files)?;
+    Create::new(caller, key, &hash)
+        .perform(shared, std::future::ready(Ok(())), move |world, now, caller, ()| {
+            let NewVersion { version, bytes, files, site, dataset, residency } = value;
+            if world.sites.get(&site).is_some_and(|site| site.revoked) {
+                return Err(Fault::conflict("revoked", format!("the site {site} is revoked")));
+            }
+            let replicas = Default::default();
+            let record = VersionRecord { bytes, files, residency, made_by: None, at: now, replicas };
+            world.add_version(version, record, &site)?;
+            let name = dataset.as_ref().map(ToString::to_string);
+            let detail = match &name {
+                Some(name) => format!("of {name}, at {site}"),
+                None => format!("at {site}"),
+            };
+            let mut writes = vec![caller.done(now, version, Some(detail))];
+            writes.extend(dataset.map(|name| Write::Dataset { name, version, at: now }));
+            Ok((views::version(version, &world.versions[&version], name), writes))
+        })
+        .await
+}
+
+#[utoipa::path(
+    get, path = "/v1/versions/{version}", tag = "data", params(("version" = String, Path)),
+    responses((status = 200, body = VersionInfo))
+)]
+pub(super) async fn show(State(shared): State<Shared>, At(id): At<VersionId>) -> Result<Json<VersionInfo>, Fault> {
+    Ok(Json(views::version(id, &found(&shared, &id).await?, None)))
+}
+
+pub(super) async fn found(shared: &Shared, id: &VersionId) -> Result<VersionRecord, Fault> {
+    let found = shared.engine.store().version(id).await?;
+    found.ok_or_else(|| Fault::not_found(format!("there is no version {id}")))
+}
+
+/// The list of a version's files, from a site that has it.
+#[utoipa::path(
+    get, path = "/v1/versions/{version}/files", tag = "data", params(("version" = String, Path)),
+    responses((status = 200, body = SiteAnswer))
+)]
+pub(super) async fn files(State(shared): State<Shared>, At(id): At<VersionId>) -> Result<Json<SiteAnswer>, Fault> {
+    let record = found(&shared, &id).await?;
+    let mut last = Fault::unavailable("no-replica", format!("no site has version {}", id.short()));
+    for site in &record.replicas {
+        match sites::whole(&shared, site, Call::List { version: id }).await {
+            Ok(answer) => return Ok(Json(SiteAnswer { site: site.to_string(), answer })),
+            Err(fault) => last = fault,
+        }
+    }
+    Err(last)
+}
+
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewReplica {
+    /// Where the version shall be too.
+    #[schema(value_type = String)]
+    site: SiteId,
+}
+
+/// Brings a version to a site; server-sent events tell how far it is, `data` being a `Progress`, until the stream
+/// ends when all of it is there.
+#[utoipa::path(
+    post, path = "/v1/versions/{version}/replicas", tag = "data", params(("version" = String, Path)),
+    request_body = NewReplica,
+    responses(
+        (status = 200, body = Progress, content_type = "text/event-stream"),
+        (status = 429, body = tombolo_api::problem::Problem, content_type = "application/problem+json",
+            description = "Too many streams are open."),
+    )
+)]
+pub(super) async fn replicate(
+    State(shared): State<Shared>,
+    caller: Caller,
+    At(version): At<VersionId>,
+    Body { value: NewReplica { site }, .. }: Body<NewReplica>,
+) -> Result<Response, Fault> {
+    found(&shared, &version).await?;
+    let (feed, response) = Feed::open(&shared)?;
+    let place = site.clone();
+    let allowed = shared.engine.change(move |world, now| {
+        if !world.sites.contains_key(&place) {
+            return Err(Fault::not_found(format!("there is no site {place}")));
+        }
+        world.may_be_at(&version, &place).map_err(|rule| Fault::forbidden("residency", rule))?;
+        Ok(((), vec![caller.done(now, version, Some(format!("to {place}")))]))
+    });
+    allowed.await??;
+    let said = logs::ask(&shared, &site, Call::Fetch { version }).await?;
+    tokio::spawn(hand_on(feed, said, |piece| match piece {
+        Said::Progress(progress) => Some(progress),
+        Said::Log(_) | Said::Done(_) | Said::Failed(_) => None,
+    }));
+    Ok(response)
+}

@@ -1,0 +1,188 @@
+//! What the control plane keeps, behind one trait: an embedded database now, a server's later.
+//!
+//! Everything durable changes through [`Store::commit`], one transaction for a batch; the engine is its only
+//! caller. Reads see what is committed.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::BoxFuture;
+use tombolo_api::wire::{AuditEntry, EventView, Page, PageQuery, Role, SecretInfo, TokenInfo};
+use tombolo_core::site::Link;
+use tombolo_core::sync::Made;
+use tombolo_core::world::{Event, PastRuns, RunRecord, SiteRecord, VersionRecord, WorkloadRecord};
+use tombolo_core::{Epoch, Name, RunId, SiteId, Timestamp, VersionId, WorkloadId};
+
+pub mod sqlite;
+
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(
+        "the database {path} can't be used: {why}\n\
+         hint: nothing was changed; mend it or restore it from a backup, or move it away to begin with an empty one"
+    )]
+    Unusable { path: String, why: String },
+    #[error(
+        "the database {path} was written by a newer version of Tombolo (schema {found}, this one knows {known})\n\
+         hint: start the newer version, or restore a backup from before the upgrade"
+    )]
+    Newer { path: String, found: i64, known: i64 },
+    #[error("the database failed")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("a record in the database can't be read: {0}")]
+    Malformed(String),
+    /// What a caller gave as [`PageQuery::after`] is no end of a page.
+    #[error("{0:?} is no place in this listing: give `after` what `next` of the page before said")]
+    BadPage(String),
+}
+
+/// One thing to write. Records are upserted whole.
+#[derive(Debug, Clone)]
+pub enum Write {
+    Site(Box<SiteRecord>),
+    Link {
+        from: SiteId,
+        to: SiteId,
+        link: Link,
+    },
+    Run(Box<RunRecord>),
+    Workload(Box<WorkloadRecord>),
+    Version {
+        id: VersionId,
+        record: Box<VersionRecord>,
+    },
+    History {
+        project: Name,
+        workload: Name,
+        past: PastRuns,
+    },
+    /// `key` is a hash of [`tombolo_core::world::World::cache_key`].
+    Cached {
+        key: String,
+        made_by: WorkloadId,
+        outputs: BTreeMap<Name, Made>,
+    },
+    Event(Box<Event>),
+    /// A version of a dataset, under its name.
+    Dataset {
+        name: Name,
+        version: VersionId,
+        at: Timestamp,
+    },
+    DropDataset {
+        name: Name,
+        version: VersionId,
+    },
+    /// Of a version that no dataset, run or cache entry names any more.
+    DropVersion {
+        version: VersionId,
+    },
+    Token(Box<TokenRecord>),
+    RevokeToken {
+        id: String,
+    },
+    JoinToken {
+        hash: String,
+        site: Option<SiteId>,
+        expires: Timestamp,
+    },
+    /// The join token was used; a second use finds it gone.
+    SpendJoinToken {
+        hash: String,
+    },
+    Secret {
+        name: Name,
+        sealed: Vec<u8>,
+        updated: Timestamp,
+    },
+    DropSecret {
+        name: Name,
+    },
+    Audit(Box<AuditEntry>),
+    /// Forgets answers to creates that were given before this, and join tokens that ended before it.
+    Prune {
+        before: Timestamp,
+    },
+    /// The answer to a create, so that the same key gets it again. The first answer under a key stays.
+    Idempotent {
+        token: String,
+        key: String,
+        request_hash: String,
+        status: u16,
+        body: String,
+        at: Timestamp,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRecord {
+    pub info: TokenInfo,
+    /// BLAKE3 of the token, in hex. A token is 256 random bits, so a slow hash would add nothing.
+    pub hash: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotent {
+    pub request_hash: String,
+    pub status: u16,
+    pub body: String,
+}
+
+/// All that is not over, for an empty [`tombolo_core::world::World`].
+#[derive(Debug, Default)]
+pub struct Live {
+    pub sites: Vec<SiteRecord>,
+    pub links: Vec<(SiteId, SiteId, Link)>,
+    pub runs: Vec<RunRecord>,
+    pub workloads: Vec<WorkloadRecord>,
+    pub versions: Vec<(VersionId, VersionRecord)>,
+    pub history: Vec<(Name, Name, PastRuns)>,
+    pub counters: Vec<(Name, u64)>,
+    /// The highest event number given out.
+    pub last_event: i64,
+}
+
+/// A dataset's name with its versions, newest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    pub name: Name,
+    pub versions: Vec<(VersionId, Timestamp)>,
+}
+
+pub trait Store: Send + Sync + 'static {
+    /// All of it or nothing, in the order given; durable when it answers. Answers with the highest event number.
+    fn commit(&self, batch: Vec<Write>) -> Answer<'_, i64>;
+    fn live(&self) -> Answer<'_, Live>;
+
+    fn run(&self, id: &RunId) -> Answer<'_, Option<(RunRecord, Vec<WorkloadRecord>)>>;
+    /// Newest first; of one project, or of all.
+    fn runs(&self, project: Option<&Name>, page: &PageQuery) -> Answer<'_, Page<RunRecord>>;
+    fn workload(&self, id: &WorkloadId) -> Answer<'_, Option<WorkloadRecord>>;
+    /// Of the workloads that are known, the newest epoch and whether it is over.
+    fn epochs(&self, ids: Vec<WorkloadId>) -> Answer<'_, Vec<(WorkloadId, Epoch, bool)>>;
+    /// Events with a number above `after`, in order, at most `limit`; of one run, or of all.
+    fn events(&self, run: Option<&RunId>, after: i64, limit: u32) -> Answer<'_, Vec<EventView>>;
+    /// The outputs of those of the keys that are known.
+    fn cached(&self, keys: Vec<String>) -> Answer<'_, BTreeMap<String, BTreeMap<Name, Made>>>;
+
+    fn datasets(&self, page: &PageQuery) -> Answer<'_, Page<Dataset>>;
+    fn dataset(&self, name: &Name) -> Answer<'_, Option<Dataset>>;
+    fn version(&self, id: &VersionId) -> Answer<'_, Option<VersionRecord>>;
+    /// Versions of which the site holds a replica. [`crate::engine::Engine::kept_at`] adds those on their way.
+    fn versions_at(&self, site: &SiteId) -> Answer<'_, Vec<VersionId>>;
+
+    /// The token with this hash, revoked and expired ones included.
+    fn token(&self, hash: &str) -> Answer<'_, Option<TokenInfo>>;
+    fn tokens(&self, page: &PageQuery) -> Answer<'_, Page<TokenInfo>>;
+    /// Whether any token of this role was ever made.
+    fn has_token(&self, role: Role) -> Answer<'_, bool>;
+    /// An unspent join token: the site that it is bound to, if any, and when it ends.
+    fn join_token(&self, hash: &str) -> Answer<'_, Option<(Option<SiteId>, Timestamp)>>;
+    fn secret(&self, name: &Name) -> Answer<'_, Option<Vec<u8>>>;
+    fn secrets(&self, page: &PageQuery) -> Answer<'_, Page<SecretInfo>>;
+    /// Newest first.
+    fn audit(&self, page: &PageQuery) -> Answer<'_, Page<AuditEntry>>;
+    /// The answer that a token's holder got under this key.
+    fn idempotent(&self, token: &str, key: &str) -> Answer<'_, Option<Idempotent>>;
+}

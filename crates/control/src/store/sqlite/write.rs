@@ -1,0 +1,274 @@
+//! One batch of writes as statements: neighbours of one kind go into the database many rows at a time.
+
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection};
+use tombolo_core::world::{RunState, WorkloadRecord};
+
+use super::failed;
+use crate::store::{StoreError, TokenRecord, Write};
+
+/// Rows of one statement, from the largest: few different statements, so that all stay prepared.
+const ROWS: [usize; 4] = [64, 16, 4, 1];
+
+/// A table's insert without its rows.
+pub(super) struct Insert {
+    head: &'static str,
+    columns: usize,
+    tail: &'static str,
+}
+
+pub(super) enum Cell {
+    Text(String),
+    Maybe(Option<String>),
+    Int(i64),
+    Blob(Vec<u8>),
+}
+
+pub(super) enum Step {
+    Insert(&'static Insert, Vec<Cell>),
+    Run(&'static str, Vec<Cell>),
+}
+
+static SITES: Insert = Insert {
+    head: "INSERT INTO sites (name, record) VALUES ",
+    columns: 2,
+    tail: " ON CONFLICT (name) DO UPDATE SET record = excluded.record",
+};
+static LINKS: Insert = Insert {
+    head: "INSERT INTO links (source, target, record) VALUES ",
+    columns: 3,
+    tail: " ON CONFLICT (source, target) DO UPDATE SET record = excluded.record",
+};
+static RUNS: Insert = Insert {
+    head: "INSERT INTO runs (id, project, number, live, record) VALUES ",
+    columns: 5,
+    tail: " ON CONFLICT (id) DO UPDATE SET live = excluded.live, record = excluded.record",
+};
+static WORKLOADS: Insert = Insert {
+    head: "INSERT INTO workloads (run, name, epoch, placed, final, record) VALUES ",
+    columns: 6,
+    tail: " ON CONFLICT (run, name) DO UPDATE SET epoch = excluded.epoch, placed = excluded.placed, \
+           final = excluded.final, record = excluded.record",
+};
+static VERSIONS: Insert = Insert {
+    head: "INSERT INTO versions (id, record) VALUES ",
+    columns: 2,
+    tail: " ON CONFLICT (id) DO UPDATE SET record = excluded.record",
+};
+static HISTORY: Insert = Insert {
+    head: "INSERT INTO history (project, workload, record) VALUES ",
+    columns: 3,
+    tail: " ON CONFLICT (project, workload) DO UPDATE SET record = excluded.record",
+};
+static CACHED: Insert = Insert {
+    head: "INSERT INTO cached (key, made_by, outputs) VALUES ",
+    columns: 3,
+    tail: " ON CONFLICT (key) DO UPDATE SET made_by = excluded.made_by, outputs = excluded.outputs",
+};
+static EVENTS: Insert =
+    Insert { head: "INSERT INTO events (at, run, workload, epoch, state, site, text) VALUES ", columns: 7, tail: "" };
+static DATASETS: Insert = Insert {
+    head: "INSERT INTO datasets (name, version, at) VALUES ",
+    columns: 3,
+    tail: " ON CONFLICT (name, version) DO UPDATE SET at = excluded.at",
+};
+static TOKENS: Insert = Insert {
+    head: "INSERT INTO tokens (id, hash, name, role, created, expires, revoked) VALUES ",
+    columns: 7,
+    tail: " ON CONFLICT (id) DO UPDATE SET hash = excluded.hash, name = excluded.name, role = excluded.role, \
+           created = excluded.created, expires = excluded.expires, revoked = excluded.revoked",
+};
+static JOIN_TOKENS: Insert =
+    Insert { head: "INSERT INTO join_tokens (hash, site, expires) VALUES ", columns: 3, tail: "" };
+static SECRETS: Insert = Insert {
+    head: "INSERT INTO secrets (name, sealed, updated) VALUES ",
+    columns: 3,
+    tail: " ON CONFLICT (name) DO UPDATE SET sealed = excluded.sealed, updated = excluded.updated",
+};
+static AUDIT: Insert =
+    Insert { head: "INSERT INTO audit (at, who, what, subject, outcome, detail) VALUES ", columns: 6, tail: "" };
+static IDEMPOTENT: Insert = Insert {
+    head: "INSERT INTO idempotent (token, key, request_hash, status, body, at) VALUES ",
+    columns: 6,
+    tail: " ON CONFLICT (token, key) DO NOTHING",
+};
+
+/// The statements of a batch, in its order. What can't be written is found here, before anything is.
+pub(super) fn steps(batch: Vec<Write>) -> Result<Vec<Step>, StoreError> {
+    let mut steps = Vec::with_capacity(batch.len());
+    for write in batch {
+        steps_of(write, &mut steps)?;
+    }
+    Ok(steps)
+}
+
+fn steps_of(write: Write, steps: &mut Vec<Step>) -> Result<(), StoreError> {
+    let step = match write {
+        Write::Site(site) => Step::Insert(&SITES, vec![text(&site.info.id), json(&site)?]),
+        Write::Link { from, to, link } => Step::Insert(&LINKS, vec![text(from), text(to), json(&link)?]),
+        Write::Run(run) => {
+            let live = matches!(run.state, RunState::Active | RunState::Serving);
+            let cells =
+                vec![text(&run.id), text(run.id.project()), int(run.id.number())?, Cell::Int(live.into()), json(&run)?];
+            Step::Insert(&RUNS, cells)
+        }
+        Write::Workload(record) => Step::Insert(&WORKLOADS, workload(&record)?),
+        Write::Version { id, record } => Step::Insert(&VERSIONS, vec![text(id), json(&record)?]),
+        Write::History { project, workload, past } => {
+            Step::Insert(&HISTORY, vec![text(project), text(workload), json(&past)?])
+        }
+        Write::Cached { key, made_by, outputs } => {
+            Step::Insert(&CACHED, vec![Cell::Text(key), text(made_by), json(&outputs)?])
+        }
+        Write::Event(event) => {
+            let cells = vec![
+                Cell::Int(event.at.0),
+                text(&event.run),
+                maybe(&event.workload),
+                int(event.epoch.0)?,
+                Cell::Text(event.state),
+                maybe(&event.site),
+                Cell::Maybe(event.text),
+            ];
+            Step::Insert(&EVENTS, cells)
+        }
+        Write::Dataset { name, version, at } => {
+            Step::Insert(&DATASETS, vec![text(name), text(version), Cell::Int(at.0)])
+        }
+        Write::DropDataset { name, version } => {
+            Step::Run("DELETE FROM datasets WHERE name = ? AND version = ?", vec![text(name), text(version)])
+        }
+        Write::DropVersion { version } => Step::Run("DELETE FROM versions WHERE id = ?", vec![text(version)]),
+        Write::Token(token) => Step::Insert(&TOKENS, token_cells(*token)),
+        Write::RevokeToken { id } => Step::Run("UPDATE tokens SET revoked = 1 WHERE id = ?", vec![Cell::Text(id)]),
+        Write::JoinToken { hash, site, expires } => {
+            Step::Insert(&JOIN_TOKENS, vec![Cell::Text(hash), maybe(&site), Cell::Int(expires.0)])
+        }
+        Write::SpendJoinToken { hash } => Step::Run("DELETE FROM join_tokens WHERE hash = ?", vec![Cell::Text(hash)]),
+        Write::Secret { name, sealed, updated } => {
+            Step::Insert(&SECRETS, vec![text(name), Cell::Blob(sealed), Cell::Int(updated.0)])
+        }
+        Write::DropSecret { name } => Step::Run("DELETE FROM secrets WHERE name = ?", vec![text(name)]),
+        Write::Audit(entry) => {
+            let words = [entry.who, entry.what, entry.on, entry.outcome].map(Cell::Text);
+            let cells = std::iter::once(Cell::Int(entry.at)).chain(words).chain([Cell::Maybe(entry.detail)]);
+            Step::Insert(&AUDIT, cells.collect())
+        }
+        Write::Prune { before } => {
+            steps.push(Step::Run("DELETE FROM join_tokens WHERE expires < ?", vec![Cell::Int(before.0)]));
+            Step::Run("DELETE FROM idempotent WHERE at < ?", vec![Cell::Int(before.0)])
+        }
+        Write::Idempotent { token, key, request_hash, status, body, at } => {
+            let [token, key, request_hash, body] = [token, key, request_hash, body].map(Cell::Text);
+            Step::Insert(&IDEMPOTENT, vec![token, key, request_hash, Cell::Int(status.into()), body, Cell::Int(at.0)])
+        }
+    };
+    steps.push(step);
+    Ok(())
+}
+
+fn workload(record: &WorkloadRecord) -> Result<Vec<Cell>, StoreError> {
+    let placed = record.state.site().is_some();
+    Ok(vec![
+        text(&record.id.run),
+        text(&record.id.name),
+        int(record.epoch.0)?,
+        Cell::Int(placed.into()),
+        Cell::Int(record.state.is_final().into()),
+        json(record)?,
+    ])
+}
+
+fn token_cells(TokenRecord { info, hash }: TokenRecord) -> Vec<Cell> {
+    vec![
+        Cell::Text(info.id),
+        Cell::Text(hash),
+        Cell::Text(info.name),
+        text(info.role),
+        Cell::Int(info.created),
+        Cell::Int(info.expires),
+        Cell::Int(info.revoked.into()),
+    ]
+}
+
+fn text(value: impl ToString) -> Cell {
+    Cell::Text(value.to_string())
+}
+
+fn maybe(value: &Option<impl ToString>) -> Cell {
+    Cell::Maybe(value.as_ref().map(ToString::to_string))
+}
+
+fn int(value: u64) -> Result<Cell, StoreError> {
+    let fault = |_| StoreError::Malformed(format!("the number {value} is too large"));
+    i64::try_from(value).map(Cell::Int).map_err(fault)
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Cell, StoreError> {
+    serde_json::to_string(value).map(Cell::Text).map_err(|error| StoreError::Malformed(error.to_string()))
+}
+
+/// Performs the steps within the caller's transaction. Answers the number of the last event, if there was any.
+pub(super) async fn perform(connection: &mut SqliteConnection, steps: Vec<Step>) -> Result<Option<i64>, StoreError> {
+    let mut told = false;
+    let mut steps = steps.into_iter().peekable();
+    while let Some(step) = steps.next() {
+        let (insert, first) = match step {
+            Step::Run(sql, cells) => {
+                let query = cells.into_iter().fold(sqlx::query(sql), bind);
+                query.execute(&mut *connection).await.map_err(failed)?;
+                continue;
+            }
+            Step::Insert(insert, cells) => (insert, cells),
+        };
+        told |= std::ptr::eq(insert, &EVENTS);
+        let mut rows = vec![first];
+        while let Some(Step::Insert(_, cells)) =
+            steps.next_if(|step| matches!(step, Step::Insert(next, _) if std::ptr::eq(*next, insert)))
+        {
+            rows.push(cells);
+        }
+        insert_all(connection, insert, rows).await?;
+    }
+    if !told {
+        return Ok(None);
+    }
+    let last = sqlx::query_scalar("SELECT max(number) FROM events").fetch_one(connection).await.map_err(failed)?;
+    Ok(Some(last))
+}
+
+async fn insert_all(
+    connection: &mut SqliteConnection,
+    insert: &Insert,
+    rows: Vec<Vec<Cell>>,
+) -> Result<(), StoreError> {
+    let mut left = rows.len();
+    let mut rows = rows.into_iter();
+    for size in ROWS {
+        while left >= size {
+            left -= size;
+            let sql = AssertSqlSafe(insert.sql(size));
+            let query = rows.by_ref().take(size).flatten().fold(sqlx::query(sql), bind);
+            query.execute(&mut *connection).await.map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+impl Insert {
+    fn sql(&self, rows: usize) -> String {
+        let row = format!("({})", vec!["?"; self.columns].join(", "));
+        format!("{}{}{}", self.head, vec![row; rows].join(", "), self.tail)
+    }
+}
+
+type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+
+fn bind(query: Query<'_>, cell: Cell) -> Query<'_> {
+    match cell {
+        Cell::Text(text) => query.bind(text),
+        Cell::Maybe(text) => query.bind(text),
+        Cell::Int(int) => query.bind(int),
+        Cell::Blob(blob) => query.bind(blob),
+    }
+}
