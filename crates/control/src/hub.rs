@@ -79,7 +79,8 @@ impl Hub {
     /// Asks something of a site's agent; its answer comes piece by piece.
     pub async fn call(&self, site: &SiteId, call: Call) -> Result<mpsc::Receiver<Said>, CallError> {
         let connected = self.lock().get(site).cloned().ok_or_else(|| CallError::Unreachable(site.clone()))?;
-        let broken = |source: Box<dyn std::error::Error + Send + Sync>| CallError::Broken { site: site.clone(), source };
+        let broken =
+            |source: Box<dyn std::error::Error + Send + Sync>| CallError::Broken { site: site.clone(), source };
         let (mut send, mut recv) = connected.connection.open_bi().await.map_err(|error| broken(error.into()))?;
         frames::write(&mut send, &call).await.map_err(|error| broken(error.into()))?;
         let _ = send.finish();

@@ -52,7 +52,7 @@ async fn a_first_start_makes_a_token_and_a_second_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
     let (ready, serving) = start(options(dir.path())).await.unwrap();
     let mut stream = tokio::net::TcpStream::connect(ready.address).await.unwrap();
-    stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 2"), "{answer}");

@@ -52,11 +52,12 @@ impl Resources {
     }
 
     pub fn add(&mut self, other: &Resources) {
-        self.cpus_milli += other.cpus_milli;
-        self.memory_bytes += other.memory_bytes;
-        self.disk_bytes += other.disk_bytes;
+        self.cpus_milli = self.cpus_milli.saturating_add(other.cpus_milli);
+        self.memory_bytes = self.memory_bytes.saturating_add(other.memory_bytes);
+        self.disk_bytes = self.disk_bytes.saturating_add(other.disk_bytes);
         for (kind, count) in &other.gpus {
-            *self.gpus.entry(kind.clone()).or_default() += count;
+            let has = self.gpus.entry(kind.clone()).or_default();
+            *has = has.saturating_add(*count);
         }
     }
 

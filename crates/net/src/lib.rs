@@ -181,8 +181,10 @@ mod tests {
 
         // The same address with another key is somebody else.
         let stranger = PeerAddress { key: hex(&SecretKey::generate().public()), ..there };
-        assert!(tokio::time::timeout(Duration::from_secs(3), connect(&a, &stranger, b"t")).await.is_err_and(|_| true)
-            || connect(&a, &stranger, b"t").await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(3), connect(&a, &stranger, b"t")).await.is_err_and(|_| true)
+                || connect(&a, &stranger, b"t").await.is_err()
+        );
         drop(connection);
     }
 

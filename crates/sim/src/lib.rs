@@ -9,6 +9,7 @@ mod control;
 mod project;
 mod rng;
 mod run;
+mod setup;
 mod site;
 
 pub use run::{Failure, Options, Summary, simulate};

@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use tombolo_core::journal::Action;
 use tombolo_core::sync::{Desired, Finish, Outcome, Phase, Replicas, Report};
-use tombolo_core::world::{SiteRecord, Submission, VersionRecord};
-use tombolo_core::{Digest, Millis, SiteId, Timestamp, VersionId};
+use tombolo_core::world::Submission;
+use tombolo_core::{Millis, SiteId, Timestamp, VersionId};
 
 use crate::check::Ledger;
 use crate::control::{Control, Disk};
-use crate::project::{self, name, site_id};
 use crate::rng::Rng;
 use crate::site::{Line, Placement, Process, Site, label};
 
@@ -19,7 +18,7 @@ const STORY_MAX: usize = 400;
 /// Events of one history at most; more means that something goes round in circles.
 const EVENTS_MAX: u64 = 200_000;
 /// For how long faults go on, and how long after them everything has to be at rest.
-const FAULTS_FOR: Millis = Millis::from_secs(600);
+pub const FAULTS_FOR: Millis = Millis::from_secs(600);
 const REST_AFTER: Millis = Millis::from_secs(2400);
 const BEAT: Millis = Millis::from_secs(3);
 
@@ -63,7 +62,7 @@ pub struct Summary {
 }
 
 #[derive(Debug, Clone)]
-enum Event {
+pub enum Event {
     Submit(usize),
     StopRun(usize),
     Retry(usize),
@@ -105,24 +104,24 @@ enum Event {
     Pry(SiteId),
 }
 
-struct Sim {
-    rng: Rng,
-    now: Timestamp,
-    queue: BinaryHeap<Reverse<(Timestamp, u64)>>,
-    events: BTreeMap<u64, Event>,
-    number: u64,
-    disk: Disk,
-    control: Option<Control>,
-    sites: BTreeMap<SiteId, Site>,
+pub struct Sim {
+    pub rng: Rng,
+    pub now: Timestamp,
+    pub queue: BinaryHeap<Reverse<(Timestamp, u64)>>,
+    pub events: BTreeMap<u64, Event>,
+    pub number: u64,
+    pub disk: Disk,
+    pub control: Option<Control>,
+    pub sites: BTreeMap<SiteId, Site>,
     /// Sites that can't reach the control plane.
-    cut: BTreeMap<SiteId, bool>,
+    pub cut: BTreeMap<SiteId, bool>,
     /// When the newest message of each direction arrives.
-    last: BTreeMap<(SiteId, bool), Timestamp>,
-    ledger: Ledger,
-    submissions: Vec<Submission>,
-    faults_until: Timestamp,
-    summary: Summary,
-    story: Vec<String>,
+    pub last: BTreeMap<(SiteId, bool), Timestamp>,
+    pub ledger: Ledger,
+    pub submissions: Vec<Submission>,
+    pub faults_until: Timestamp,
+    pub summary: Summary,
+    pub story: Vec<String>,
 }
 
 /// Plays one history to its end.
@@ -142,116 +141,7 @@ pub fn simulate(options: &Options) -> Result<Summary, Failure> {
 }
 
 impl Sim {
-    fn new(options: &Options) -> Sim {
-        let mut rng = Rng::new(options.seed);
-        let mut sim = Sim {
-            now: Timestamp(1_000_000),
-            queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
-            number: 0,
-            disk: Disk::default(),
-            control: None,
-            sites: BTreeMap::new(),
-            cut: BTreeMap::new(),
-            last: BTreeMap::new(),
-            ledger: Ledger::default(),
-            submissions: Vec::new(),
-            faults_until: Timestamp(1_000_000) + FAULTS_FOR,
-            summary: Summary::default(),
-            story: Vec::new(),
-            rng: rng.clone(),
-        };
-        let sites = rng.range(1, 5) as usize;
-        for index in 0..sites {
-            let info = project::site(&mut rng, index);
-            let id = info.id.clone();
-            let drift = rng.range(0, 21) as i64 - 10;
-            sim.sites.insert(id.clone(), Site { alive: true, drift, ..Site::default() });
-            let key = id.to_string();
-            let (joined, heard) = (sim.now, None);
-            let record = SiteRecord { info, key, joined, draining: false, revoked: false, heard };
-            sim.disk.sites.insert(id, record);
-        }
-        let mut control = Control::start(&sim.disk, sim.now);
-        for number in 0..rng.range(1, 5) as usize {
-            sim.prepare_submission(&mut rng, &mut control, number, sites, options.leases);
-        }
-        sim.control = Some(control);
-        sim.rng = rng;
-        for id in sim.sites.keys().cloned().collect::<Vec<_>>() {
-            sim.sites.get_mut(&id).expect("listed").contact = sim.sites[&id].clock(sim.now);
-            let soon = Millis(sim.rng.range(0, 2000));
-            sim.after(soon, Event::Beat(id));
-        }
-        sim.after(Millis(500), Event::Tick);
-        sim.schedule_people_and_faults();
-        sim
-    }
-
-    /// Data and code of a project at its home site, and the run that will be asked for.
-    fn prepare_submission(&mut self, rng: &mut Rng, control: &mut Control, number: usize, sites: usize, leases: bool) {
-        let home = site_id(rng.range(0, sites as u64) as usize);
-        // Sometimes the same project is run again, so that caches and supersession are met.
-        let project = if number > 0 && rng.chance(400) { number - 1 } else { number };
-        let spec = match self.submissions.get(project).filter(|_| project < number) {
-            Some(before) => before.spec.clone(),
-            None => project::project(rng, project, &home, leases),
-        };
-        let (raw, code) = match self.submissions.get(project).filter(|_| project < number) {
-            Some(before) => (before.data[&name("raw")], before.code),
-            None => (VersionId(Digest([number as u8 + 1; 32])), VersionId(Digest([number as u8 + 101; 32]))),
-        };
-        if project == number {
-            let residency = spec.data[&name("raw")].residency.clone();
-            for (version, residency) in [(raw, residency), (code, Default::default())] {
-                let replicas = [home.clone()].into();
-                let bytes = rng.range(1 << 20, 1 << 30);
-                let record = VersionRecord { bytes, files: 1, residency, made_by: None, at: self.now, replicas };
-                control.change(&mut self.disk, self.now, false, |world| {
-                    world.add_version(version, record, &home).expect("home may have it")
-                });
-                self.sites.get_mut(&home).expect("a site").store.insert(version);
-            }
-        }
-        let id = control.world.next_run(&spec.name);
-        let data = BTreeMap::from([(name("raw"), raw)]);
-        let force = rng.chance(300);
-        self.submissions.push(Submission { id, spec, code, data, by: "ada".to_owned(), force });
-    }
-
-    fn schedule_people_and_faults(&mut self) {
-        for index in 0..self.submissions.len() {
-            let at = Millis(self.rng.range(0, 60_000));
-            self.after(at, Event::Submit(index));
-            if self.rng.chance(150) {
-                let later = Millis(self.rng.range(10_000, 300_000));
-                self.after(at + later, Event::StopRun(index));
-                if self.rng.chance(500) {
-                    let later = later + Millis(self.rng.range(1_000, 200_000));
-                    self.after(at + later, Event::Retry(index));
-                }
-            }
-        }
-        let ids: Vec<_> = self.sites.keys().cloned().collect();
-        for _ in 0..4 {
-            let at = Millis(self.rng.range(1_000, FAULTS_FOR.0));
-            let site = self.rng.pick(&ids).expect("there is a site").clone();
-            self.after(at, Event::Pry(site));
-        }
-        for _ in 0..self.rng.range(0, 12) {
-            let at = Millis(self.rng.range(1_000, FAULTS_FOR.0));
-            let site = self.rng.pick(&ids).expect("there is a site").clone();
-            let event = match self.rng.range(0, 8) {
-                0 | 1 => Event::ControlDies,
-                2 | 3 => Event::AgentDies(site),
-                4 => Event::PowerCut(site),
-                _ => Event::Cut(site),
-            };
-            self.after(at, event);
-        }
-    }
-
-    fn after(&mut self, delay: Millis, event: Event) {
+    pub fn after(&mut self, delay: Millis, event: Event) {
         self.number += 1;
         self.queue.push(Reverse((self.now + delay, self.number)));
         self.events.insert(self.number, event);

@@ -55,7 +55,7 @@ fn workload(name: &Name, spec: &WorkloadSpec, makers: &BTreeMap<&Name, Option<&N
     if spans.flatten().any(|span| span > SPAN_MAX) {
         return Err(bad(format!("{name} names a time longer than {SPAN_MAX}")));
     }
-    if spec.priority.abs() > PRIORITY_MAX {
+    if !(-PRIORITY_MAX..=PRIORITY_MAX).contains(&spec.priority) {
         return Err(bad(format!("the priority of {name} is not between -{PRIORITY_MAX} and {PRIORITY_MAX}")));
     }
     let bad_variable = |(key, value): &(&String, &String)| {

@@ -97,6 +97,7 @@ pub(super) async fn drop_version(
     if !dataset.versions.iter().any(|(known, _)| *known == version) {
         return Err(Fault::not_found(format!("{name} has no version {version}")));
     }
+    let elsewhere = named_elsewhere(&shared, &name, version).await?;
     let dropped = shared.engine.change(move |world, now| {
         let user = world.runs.values().find(|run| run.data.values().any(|used| *used == version));
         if let Some(run) = user {
@@ -104,8 +105,29 @@ pub(super) async fn drop_version(
             return Err(Fault::conflict("in-use", title).hint("wait until it is over, or stop it"));
         }
         let audit = caller.done(now, format!("{name} {version}"), None);
-        Ok(((), vec![Write::DropDataset { name, version }, audit]))
+        let mut writes = vec![Write::DropDataset { name, version }, audit];
+        if !elsewhere && world.forget_version(&version) {
+            // From now on the sites' garbage collection may take its bytes.
+            writes.push(Write::DropVersion { version });
+        }
+        Ok(((), writes))
     });
     dropped.await??;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Whether another dataset has the same version.
+async fn named_elsewhere(shared: &Shared, name: &Name, version: VersionId) -> Result<bool, Fault> {
+    let mut page = PageQuery { after: None, limit: Some(PAGE_MAX) };
+    loop {
+        let datasets = shared.engine.store().datasets(&page).await?;
+        let has = |dataset: &Dataset| dataset.versions.iter().any(|(known, _)| *known == version);
+        if datasets.items.iter().any(|dataset| dataset.name != *name && has(dataset)) {
+            return Ok(true);
+        }
+        match datasets.next {
+            Some(next) => page.after = Some(next),
+            None => return Ok(false),
+        }
+    }
 }

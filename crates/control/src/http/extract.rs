@@ -26,6 +26,10 @@ impl<T: DeserializeOwned + Serialize, S: Send + Sync> FromRequest<S> for Json<T>
 
     async fn from_request(request: Request, _: &S) -> Result<Json<T>, Fault> {
         let bytes = read(request.into_body()).await?;
+        // A list of a type's fields without their names would be understood too.
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Err(Fault::invalid("bad-body", "the body is a list, not an object"));
+        }
         let value: T = serde_json::from_slice(&bytes).map_err(|error| match error.is_data() {
             true => Fault::invalid("bad-body", "the body does not say what is needed").detail(error.to_string()),
             false => Fault::bad_request("bad-json", "the body is no JSON").detail(error.to_string()),

@@ -42,10 +42,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
 
 /// One create under way for each key; others with the same key wait for it.
 #[derive(Default)]
-pub struct Creates(Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>>);
+pub struct Creates(Mutex<HashMap<Place, Turn>>);
+
+/// An owner and a key.
+type Place = (String, String);
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 impl Creates {
-    async fn enter(&self, place: &(String, String)) -> tokio::sync::OwnedMutexGuard<()> {
+    async fn enter(&self, place: &Place) -> tokio::sync::OwnedMutexGuard<()> {
         let lock = {
             let mut under_way = self.0.lock().expect("nobody panics while holding it");
             // Locks that nobody holds or waits for any more.

@@ -178,6 +178,7 @@ impl World {
         for placement in plan.placements {
             let workload = WorkloadId::new(id.clone(), placement.task.clone());
             if !self.workloads.get(&workload).is_some_and(placeable) {
+                self.foresee(&workload, placement);
                 continue;
             }
             let why = match &placement.outcome {
@@ -205,6 +206,16 @@ impl World {
             }
         }
         placed
+    }
+
+    /// What is planned for a stage that waits for its inputs: not a promise, but worth showing.
+    fn foresee(&mut self, id: &WorkloadId, placement: Placement) {
+        let Some(record) = self.workloads.get_mut(id) else { return };
+        let news = record.placement.as_ref().is_none_or(|before| before.site() != placement.site());
+        if record.state == State::Waiting && news {
+            record.placement = Some(placement);
+            self.touch(id);
+        }
     }
 
     fn unplaceable(&self, unplaceable: &placement::Unplaceable, placement: &Placement) -> String {

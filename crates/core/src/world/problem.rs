@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{RunRecord, WorkloadRecord, World};
+use super::{PastRuns, RunRecord, WorkloadRecord, World};
 use crate::ids::{Name, RunId, SiteId};
 use crate::placement::{Busy, Estimate, Input, Problem, Progress, SiteState, Source, Task};
 use crate::residency::Residency;
@@ -12,9 +12,9 @@ use crate::time::{Millis, Timestamp};
 use crate::workload::State;
 
 /// How long a job is taken to run of which nobody knows anything.
+/// Stages that are followed upwards to guess the size of an output that was never made.
+const FOLLOWED_MAX: usize = 64;
 pub const DURATION_ASSUMED: Millis = Millis::from_secs(60);
-/// The size of an output of which nobody knows anything.
-pub const OUTPUT_BYTES_ASSUMED: u64 = 64 << 20;
 
 /// What holds resources at each site, gathered once for a whole pass.
 #[derive(Debug, Default)]
@@ -133,7 +133,7 @@ impl World {
             selector: spec.site.clone(),
             image: spec.image.is_some(),
             residency: Residency::anywhere(),
-            duration: estimate(spec),
+            duration: past.and_then(usual).unwrap_or_else(|| estimate(spec)),
             durations: durations.unwrap_or_default(),
             inputs,
             service: spec.service().is_some(),
@@ -147,10 +147,33 @@ impl World {
         }
         let producer = run.spec.producer(source)?;
         let job = run.spec.workloads[producer].job()?;
-        let past = self.history.get(&(run.id.project().clone(), producer.clone()));
-        let bytes = past.and_then(|past| past.outputs.get(source)).copied().unwrap_or(OUTPUT_BYTES_ASSUMED);
+        let bytes = self.expected_bytes(run, source, &mut BTreeMap::new(), 0);
         let released = job.release.contains(source);
         Some(Input::Output { name: source.clone(), task: *index.get(producer)?, bytes, released })
+    }
+
+    /// The size of an input that is not there yet: as the last time, else as large as all that its stage reads,
+    /// as far as that can be followed. `known` keeps a diamond from being walked twice.
+    fn expected_bytes(&self, run: &RunRecord, source: &Name, known: &mut BTreeMap<Name, u64>, depth: usize) -> u64 {
+        if let Some(bytes) = known.get(source) {
+            return *bytes;
+        }
+        let producer = run.spec.producer(source);
+        let past = producer.and_then(|name| self.history.get(&(run.id.project().clone(), name.clone())));
+        let bytes = match (self.resolve(run, source), past.and_then(|past| past.outputs.get(source)), producer) {
+            (Some(version), _, _) => self.versions.get(&version).map_or(0, |record| record.bytes),
+            (None, Some(bytes), _) => *bytes,
+            (None, None, Some(producer)) if depth < FOLLOWED_MAX => {
+                let mut all: u64 = 0;
+                for input in run.spec.workloads[producer].inputs.values() {
+                    all = all.saturating_add(self.expected_bytes(run, input, known, depth + 1));
+                }
+                all
+            }
+            (None, None, _) => 0,
+        };
+        known.insert(source.clone(), bytes);
+        bytes
     }
 
     fn version_input(&self, name: Name, version: &crate::ids::VersionId) -> Input {
@@ -181,6 +204,14 @@ impl World {
         let held = |made: &crate::sync::Made| self.versions.get(&made.version)?.replicas.first().cloned();
         last.or_else(|| record.outputs.values().find_map(held)).or_else(|| self.sites.keys().next().cloned())
     }
+}
+
+/// What a stage took elsewhere says more of a site where it never ran than what its author thought; and a site
+/// must not win only because it alone was tried.
+fn usual(past: &PastRuns) -> Option<Estimate> {
+    let count = u64::try_from(past.ran.len()).ok().filter(|count| *count > 0)?;
+    let sum = past.ran.values().fold(0u64, |sum, millis| sum.saturating_add(millis.0));
+    Some(Estimate { millis: Millis(sum / count), source: Source::History })
 }
 
 fn estimate(spec: &WorkloadSpec) -> Estimate {

@@ -202,6 +202,20 @@ impl World {
         Ok(())
     }
 
+    /// A version that nobody names any more. It stays, where a live run reads, made or may resume from it.
+    /// Answers whether it is gone, so that the store may forget it and sites collect its bytes.
+    pub fn forget_version(&mut self, id: &VersionId) -> bool {
+        let run = |run: &RunRecord| run.code == *id || run.data.values().any(|version| version == id);
+        let workload = |record: &WorkloadRecord| {
+            record.state_dir == Some(*id) || record.outputs.values().any(|made| made.version == *id)
+        };
+        if self.runs.values().any(run) || self.workloads.values().any(workload) {
+            return false;
+        }
+        self.changes.versions.remove(id);
+        self.versions.remove(id).is_some()
+    }
+
     /// A source did not have what it was said to have.
     pub fn drop_replica(&mut self, id: &VersionId, site: &SiteId) {
         if self.versions.get_mut(id).is_some_and(|record| record.replicas.remove(site)) {

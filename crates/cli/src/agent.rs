@@ -1,0 +1,195 @@
+//! `tombolo agent`: this machine as a site.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use tombolo_agent::{AgentError, AgentOptions, JoinOptions};
+use tombolo_core::site::SiteInfo;
+use tombolo_core::{Millis, Resources, SiteId};
+
+use crate::failure::{self, Failure};
+use crate::home::{Home, LocalSite};
+use crate::logs::span;
+use crate::site::facts::{FactOptions, SiteFile};
+
+const EXAMPLES: &str = "\
+Examples:
+  tombolo agent join 127.0.0.1:7070 --token <token> --name onprem --label visibility=private
+  tombolo agent join control.example:7070 --token <token> --site-file site.yaml
+  tombolo agent run --dir ~/.tombolo/sites/onprem
+
+`tombolo site token` makes the token to join with. An agent dials out and needs no port that others can reach.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Agent {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Join a control plane as a new site, then run
+    Join(Box<Join>),
+    /// Run a site that has joined
+    Run(RunAgain),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+struct Join {
+    /// The control plane's address
+    address: String,
+    /// The join token: for one site, once
+    #[arg(long = "token", id = "token", value_name = "TOKEN")]
+    join_token: String,
+    /// The site's name
+    #[arg(long)]
+    name: Option<SiteId>,
+    /// Where the site's data, work and keys are; ~/.tombolo/sites/<name> unless given
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Labels, prices and capacity as YAML; options go before it
+    #[arg(long, value_name = "FILE")]
+    site_file: Option<PathBuf>,
+    /// Only join
+    #[arg(long)]
+    no_run: bool,
+    #[command(flatten)]
+    facts: FactOptions,
+    #[command(flatten)]
+    running: Running,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+struct RunAgain {
+    /// The site's directory
+    #[arg(long)]
+    dir: PathBuf,
+    #[command(flatten)]
+    running: Running,
+}
+
+#[derive(Debug, Args)]
+struct Running {
+    /// The UDP address for other sites; loopback where the control plane is on this machine
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// How old what nobody needs must be for gc to take it; an hour unless given
+    #[arg(long, value_parser = span, value_name = "SPAN")]
+    gc_grace: Option<Millis>,
+}
+
+pub async fn run(args: Agent) -> Result<(), Failure> {
+    let home = Home::find()?;
+    match args.verb {
+        Verb::Run(args) => run_agent(&home, args.dir, args.running).await,
+        Verb::Join(args) => {
+            let dir = join(&home, &args).await?;
+            if args.no_run {
+                eprintln!("start it: tombolo agent run --dir {}", dir.display());
+                return Ok(());
+            }
+            run_agent(&home, dir, args.running).await
+        }
+    }
+}
+
+/// Joins, and says where the site is.
+async fn join(home: &Home, args: &Join) -> Result<PathBuf, Failure> {
+    let file = args.site_file.as_deref().map(SiteFile::load).transpose()?.unwrap_or_default();
+    let id = match (&args.name, &file.name) {
+        (Some(name), _) => name.clone(),
+        (None, Some(name)) => {
+            SiteId::new(name.clone()).map_err(|fault| Failure::usage("the site file's name is wrong").because(fault))?
+        }
+        (None, None) => return Err(Failure::usage("the site has no name").hint("give one with --name")),
+    };
+    let dir = args.dir.clone().unwrap_or_else(|| home.site_dir(&id));
+    let mut capacity = this_machine(&dir);
+    file.change_capacity(&mut capacity)?;
+    args.facts.change_capacity(&mut capacity)?;
+    let mut labels = file.labels;
+    args.facts.change_labels(&mut labels)?;
+    let mut prices = file.prices.into();
+    args.facts.change_prices(&mut prices)?;
+    let info = SiteInfo { id: id.clone(), labels, capacity, prices, containers: file.containers };
+    let address = if args.address.contains("://") { args.address.clone() } else { format!("http://{}", args.address) };
+    let options = JoinOptions { address, token: args.join_token.clone(), dir: dir.clone(), info };
+    tombolo_agent::join(options).await.map_err(told)?;
+    eprintln!("site {id} has joined; it is in {}", dir.display());
+    Ok(dir)
+}
+
+async fn run_agent(home: &Home, dir: PathBuf, running: Running) -> Result<(), Failure> {
+    let dir = std::path::absolute(&dir)
+        .map_err(|error| Failure::usage(format!("{} is no path", dir.display())).because(error))?;
+    let this =
+        std::env::current_exe().map_err(|error| Failure::system("this program can't find itself").because(error))?;
+    let options = AgentOptions {
+        dir: dir.clone(),
+        shim_command: vec![this.into_os_string(), OsString::from("shim")],
+        listen: running.listen,
+        gc_grace: running.gc_grace.map(|span| Duration::from_millis(span.0)),
+    };
+    let ran = tombolo_agent::run(options, |started| {
+        eprintln!("site {} runs", started.site);
+        let site = LocalSite { name: started.site, site_dir: dir, store_dir: started.store, pid: std::process::id() };
+        if let Err(failure) = home.write_local_site(&site) {
+            // The site works without it; `tombolo run` on this machine then doesn't know of its store.
+            eprint!("{failure}");
+        }
+    });
+    ran.await.map_err(told)
+}
+
+fn told(error: AgentError) -> Failure {
+    match error {
+        AgentError::Client(error) => error.into(),
+        AgentError::Data(error) => error.into(),
+        AgentError::NotJoined(dir) => Failure::usage(format!("{} holds no site that has joined", dir.display()))
+            .hint("join with: tombolo agent join <address> --token <token> --name <name>"),
+        AgentError::Joined { dir, site } => Failure::usage(format!("{} is the site {site} already", dir.display()))
+            .hint(format!("start it with: tombolo agent run --dir {}", dir.display())),
+        AgentError::Running(dir) => Failure::usage(format!("another agent runs on {}", dir.display())),
+        other => failure::from_system(&other),
+    }
+}
+
+/// What this machine has: all its cores, its memory, and what is free on the disk of `dir`.
+fn this_machine(dir: &Path) -> Resources {
+    let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| memory_total(&text));
+    // The directory itself may not be there yet.
+    let disk = dir.ancestors().find_map(|dir| nix::sys::statvfs::statvfs(dir).ok());
+    Resources {
+        cpus_milli: cores * 1000,
+        memory_bytes: memory.unwrap_or(0),
+        disk_bytes: disk.map_or(0, |disk| disk.blocks_available() * disk.fragment_size()),
+        ..Resources::default()
+    }
+}
+
+/// In bytes, from `/proc/meminfo` as proc(5) describes it.
+fn memory_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read() {
+        assert_eq!(memory_total("MemTotal:       16384 kB\nMemFree: 1 kB\n"), Some(16 << 20));
+        assert_eq!(memory_total("MemFree: 1 kB\n"), None);
+        let here = this_machine(Path::new("/nowhere/at/all"));
+        assert!(here.cpus_milli >= 1000 && here.memory_bytes > 0 && here.disk_bytes > 0, "{here:?}");
+    }
+}

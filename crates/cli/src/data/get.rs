@@ -1,0 +1,103 @@
+//! `tombolo data get`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tombolo_api::client::ClientError;
+use tombolo_api::wire::VersionInfo;
+use tombolo_core::SiteId;
+use tombolo_data::MaterializeOptions;
+
+use super::{Reference, find, version_path};
+use crate::failure::Failure;
+use crate::home::LocalSite;
+use crate::session::Session;
+use crate::upload::{self, Nearest};
+use crate::{progress, render};
+
+const EXAMPLES: &str = "\
+Examples:
+  tombolo data get raw ./raw
+  tombolo data get raw@3f2a ./raw-before
+  tombolo data get model ./model --site onprem
+
+Where no site on this machine has the bytes, they are brought to one that may have them first.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Get {
+    /// A dataset, and a version by its first digits
+    #[arg(value_name = "NAME[@VERSION]")]
+    dataset: Reference,
+    /// A directory that does not exist or is empty
+    dest: PathBuf,
+    /// The site on this machine to take it from
+    #[arg(long)]
+    site: Option<SiteId>,
+}
+
+pub async fn run(session: &Session, args: Get) -> Result<(), Failure> {
+    let info = find(session, &args.dataset).await?;
+    let nearest = Nearest::find(session).await?;
+    let local: Vec<&LocalSite> = nearest
+        .sites()
+        .map(|(site, _)| site)
+        .filter(|site| args.site.as_ref().is_none_or(|wanted| site.name == *wanted))
+        .collect();
+    if local.is_empty() {
+        return Err(Failure::usage("there is no site on this machine to take it from")
+            .because("files are written from the store of a site whose agent was started here")
+            .hint("run this where such a site is, or start one: tombolo agent join"));
+    }
+    let site = match holder(&info, &local).await? {
+        Some(site) => site,
+        None => bring(session, &info, &local).await?,
+    };
+    let store = upload::open(site).await?;
+    let bar = progress::bytes(args.dataset.name.as_str());
+    let options = MaterializeOptions { progress: Some(upload::show(&bar)), ..MaterializeOptions::default() };
+    let (version, dest) = (info.version, args.dest.clone());
+    let done = upload::blocking(move || store.materialize(version, dest, &options)).await;
+    bar.finish_and_clear();
+    done?;
+    let size = render::bytes(info.bytes);
+    eprintln!("{}@{}: {size} from {} into {}", args.dataset.name, version.short(), site.name, args.dest.display());
+    Ok(())
+}
+
+/// A site on this machine whose store has the version whole.
+async fn holder<'s>(info: &VersionInfo, local: &[&'s LocalSite]) -> Result<Option<&'s LocalSite>, Failure> {
+    for site in local {
+        let store = upload::open(site).await?;
+        let version = info.version;
+        if upload::blocking(move || store.has(version)).await? {
+            return Ok(Some(site));
+        }
+    }
+    Ok(None)
+}
+
+/// Has the version brought to the first site on this machine that may have it; the control plane knows the rules.
+async fn bring<'s>(session: &Session, info: &VersionInfo, local: &[&'s LocalSite]) -> Result<&'s LocalSite, Failure> {
+    let mut refused = None;
+    for site in local {
+        let bar = progress::spinner();
+        bar.set_message(format!("bringing {} to {}", render::bytes(info.bytes), site.name));
+        let body = serde_json::json!({ "site": site.name });
+        let path = format!("{}/replicas", version_path(info.version));
+        let brought = session.create::<serde_json::Value>(&path, &body).await;
+        bar.finish_and_clear();
+        match brought {
+            // The answer is a stream of progress, which is no JSON as a whole; what counts is what came.
+            Ok(_) | Err(ClientError::Malformed(_)) if holder(info, &[site]).await?.is_some() => return Ok(site),
+            Ok(_) | Err(ClientError::Malformed(_)) => {
+                refused = Some(
+                    Failure::system(format!("version {} did not come to {}", info.version.short(), site.name))
+                        .hint("see whether a site that has it is up: tombolo data where, tombolo site ls"),
+                );
+            }
+            Err(error) => refused = Some(Failure::from(error)),
+        }
+    }
+    Err(refused.unwrap_or_else(|| Failure::usage("no site on this machine may have it")))
+}

@@ -1,0 +1,139 @@
+//! `tombolo demo`: a control plane and three sites on this machine, and a project that runs across them.
+
+mod example;
+mod processes;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use tombolo_api::wire::{RunView, SiteView};
+use tombolo_core::RunId;
+
+use crate::failure::Failure;
+use crate::home::Home;
+use crate::project::Project;
+use crate::run::{FollowOptions, SubmitOptions, SubmittedRun, follow, submit, summary, verdict};
+use crate::session::{Global, Session};
+use crate::{plan, render};
+
+use processes::Processes;
+
+const EXAMPLES: &str = "\
+Examples:
+  tombolo demo                      runs examples/flights and leaves everything running until Ctrl-C
+  tombolo demo --once               stops at the end
+  tombolo demo --full               all 3 million flights instead of a sample
+
+While it runs, in a second terminal: tombolo ps, tombolo logs train, tombolo data ls, tombolo site ls.";
+
+/// How long the sites may take to be up, and a service to answer.
+const UP_MAX: Duration = Duration::from_secs(60);
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Demo {
+    /// Stop everything at the end
+    #[arg(long)]
+    once: bool,
+    /// Run on the whole data set, which is fetched from the npm registry (13 MB)
+    #[arg(long)]
+    full: bool,
+    /// Where the demo keeps everything; ~/.tombolo/demo unless given
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+pub async fn run(global: &Global, args: Demo) -> Result<(), Failure> {
+    let home = Home::find()?;
+    let dir = args.dir.clone().unwrap_or_else(|| home.0.join("demo"));
+    let before = home.context()?;
+    let mut processes = Processes::start(&home, &dir).await?;
+    let played = tokio::select! {
+        played = play(global, &args, &dir) => played,
+        interrupted = interrupted() => interrupted,
+    };
+    if played.is_ok() && !args.once {
+        eprintln!("\nEverything keeps running until Ctrl-C. In a second terminal try:");
+        eprintln!("  {0} ps\n  {0} logs train\n  {0} data ls\n  {0} site ls", processes.program());
+        tokio::select! {
+            _ = interrupted() => {}
+            dead = processes.watch() => eprintln!("{dead} has ended by itself; stopping the rest"),
+        }
+    }
+    eprintln!("stopping");
+    processes.stop(global).await;
+    if let Some(before) = before {
+        home.write_context(&before)?;
+    }
+    played
+}
+
+async fn interrupted() -> Result<(), Failure> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(|error| Failure::system("signals can't be waited for").because(error))?;
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+async fn play(global: &Global, args: &Demo, dir: &std::path::Path) -> Result<(), Failure> {
+    let session = Session::open(global)?;
+    wait_for_sites(&session).await?;
+    let project_dir = example::lay_out(&dir.join("flights"), args.full).await?;
+    let project = Project::load(&project_dir)?;
+
+    eprintln!("\n== the plan of {}", project_dir.display());
+    eprint!("{}", plan::text(&plan::of_project(&session, &project, None).await?));
+    eprintln!("\n== submitting");
+    let SubmittedRun { id, .. } = submit(&session, &project, &SubmitOptions::default()).await?;
+    eprintln!("\n== the run");
+    let view = follow(&session, &id, &FollowOptions::default()).await?;
+    eprintln!("\n== what ran where");
+    render::text(&summary(&view));
+    verdict(&view)?;
+    predict(&session, &id, &project_dir).await
+}
+
+async fn wait_for_sites(session: &Session) -> Result<(), Failure> {
+    let deadline = tokio::time::Instant::now() + UP_MAX;
+    loop {
+        let sites: Vec<SiteView> = session.all("/v1/sites").await?;
+        let up = sites.iter().filter(|site| site.status == "up").count();
+        if up == example::SITES.len() {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() > deadline {
+            return Err(Failure::system(format!("{up} of {} sites are up after a minute", example::SITES.len()))
+                .hint("see the sites' own words in the demo's directory: <site>.log"));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Asks the service that the run has left at `prod`, as an application would.
+async fn predict(session: &Session, run: &RunId, project: &std::path::Path) -> Result<(), Failure> {
+    let view: RunView = session.client.get(&format!("/v1/runs/{run}")).await?;
+    let service = view.workloads.iter().find(|workload| workload.name == "predict" && workload.state == "ready");
+    let Some((address, site)) = service.and_then(|service| Some((service.address.clone()?, service.site.clone()?)))
+    else {
+        return Err(Failure::system("predict is not ready").hint(format!("see `tombolo logs {run}/predict`")));
+    };
+    let file = project.join("request.json");
+    let request: serde_json::Value = std::fs::read(&file)
+        .map_err(|error| Failure::system(format!("{} can't be read", file.display())).because(error))
+        .and_then(|text| {
+            serde_json::from_slice(&text)
+                .map_err(|error| Failure::system(format!("{} is no JSON", file.display())).because(error))
+        })?;
+    eprintln!("\n== a prediction from {site}: POST http://{address}/predict");
+    eprintln!("{request}");
+    let client = tombolo_api::client::Client::new(&format!("http://{address}"), None);
+    let asked = tokio::time::timeout(ANSWER_MAX, client.post::<serde_json::Value>("/predict", "demo", &request));
+    let answer = asked.await.map_err(|_| Failure::system("predict did not answer in time"))??;
+    render::text(&format!("{answer}\n"));
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! `tombolo plan`: where everything would go, or went, and why.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use tombolo_api::project::FILE_NAME;
+use tombolo_api::wire::{ExpectedData, NewPlan, PlanView};
+use tombolo_core::placement::{Outcome, Placement, Source, Terms};
+use tombolo_core::resources::bytes;
+use tombolo_core::spec::Objective;
+use tombolo_core::{Name, RunId};
+
+use crate::failure::Failure;
+use crate::names;
+use crate::project::{Project, objective};
+use crate::render;
+use crate::session::{Global, Output, Session};
+use crate::upload::Nearest;
+
+const EXAMPLES: &str = "\
+Examples:
+  tombolo plan                      the project in this directory; where there is none, the newest run
+  tombolo plan examples/flights     another project
+  tombolo plan flights-7            what was decided for a run
+  tombolo plan --objective cost --output json";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Plan {
+    /// A project's directory or file, or a run
+    #[arg(value_name = "PROJECT|RUN")]
+    what: Option<String>,
+    /// What to minimise: `time`, `cost`, or the weight of time from 0 to 1
+    #[arg(long, value_parser = objective)]
+    objective: Option<Objective>,
+}
+
+pub async fn run(global: &Global, args: Plan) -> Result<(), Failure> {
+    let path = args.what.as_ref().map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let is_project = path.is_file() || path.join(FILE_NAME).is_file() || (args.what.is_some() && path.exists());
+    let plan = if is_project {
+        // Faults are told before anybody is asked anything.
+        let project = Project::load(&path)?;
+        of_project(&Session::open(global)?, &project, args.objective).await?
+    } else {
+        let session = Session::open(global)?;
+        let run = match &args.what {
+            Some(text) => names::run(&session, text).await?,
+            None => names::newest(&session).await?,
+        };
+        of_run(&session, &run).await?
+    };
+    match global.output {
+        Output::Text => render::text(&text(&plan)),
+        Output::Json => render::json(&plan),
+    }
+    Ok(())
+}
+
+/// What would happen if the project were run now.
+pub async fn of_project(
+    session: &Session,
+    project: &Project,
+    objective: Option<Objective>,
+) -> Result<PlanView, Failure> {
+    let expected = expected(session, project).await?;
+    let body = NewPlan { project: project.spec.clone(), expected, objective };
+    Ok(session.create("/v1/plan", &body).await?)
+}
+
+/// What was decided for a run.
+pub async fn of_run(session: &Session, run: &RunId) -> Result<PlanView, Failure> {
+    Ok(session.client.get(&format!("/v1/runs/{run}/plan")).await?)
+}
+
+/// The size of each dataset that the project brings, and the site where it would be added.
+async fn expected(session: &Session, project: &Project) -> Result<BTreeMap<Name, ExpectedData>, Failure> {
+    let mut expected = BTreeMap::new();
+    if project.spec.data.values().all(|data| data.path.is_none()) {
+        return Ok(expected);
+    }
+    let nearest = Nearest::find(session).await?;
+    for (name, data) in &project.spec.data {
+        let Some(path) = &data.path else { continue };
+        let site = nearest.for_residency(name.as_str(), &data.residency)?.name.clone();
+        let path = project.dir.join(path);
+        let bytes = size(&path).map_err(|error| {
+            Failure::usage(format!("dataset {name} can't be read at {}", path.display())).because(error)
+        })?;
+        expected.insert(name.clone(), ExpectedData { bytes, site });
+    }
+    Ok(expected)
+}
+
+/// Bytes of a file, or of all files in a directory.
+fn size(path: &Path) -> std::io::Result<u64> {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_dir() {
+        return Ok(metadata.len());
+    }
+    let (mut total, mut dirs) = (0, vec![path.to_owned()]);
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            // A link's own metadata, so that a loop of links ends.
+            let metadata = entry.metadata()?;
+            match metadata.is_dir() {
+                true => dirs.push(entry.path()),
+                false => total += metadata.len(),
+            }
+        }
+    }
+    Ok(total)
+}
+
+/// For each stage its site with the terms, and why it is at no other.
+pub fn text(plan: &PlanView) -> String {
+    let mut text = String::new();
+    for placement in &plan.placements {
+        stage(&mut text, placement);
+    }
+    let money = match plan.cost {
+        0.0 => String::new(),
+        cost => format!(" for {}", render::money(cost)),
+    };
+    let best = if plan.exact { "no plan is better" } else { "the best plan that was found" };
+    let _ = writeln!(text, "All in {}{money}: {best}.", render::span(plan.makespan_ms));
+    text
+}
+
+fn stage(text: &mut String, placement: &Placement) {
+    let _ = match &placement.outcome {
+        Ok(outcome) => writeln!(text, "{} -> {}\n    {}", placement.task, outcome.site, terms(outcome)),
+        Err(why) => writeln!(text, "{} has no place: {why}", placement.task),
+    };
+    // Sites that lost for the same reason share a line.
+    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+    for (site, verdict) in &placement.others {
+        let reason = verdict.to_string();
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, sites)) => sites.push(site.as_str()),
+            None => reasons.push((reason, vec![site.as_str()])),
+        }
+    }
+    for (reason, sites) in reasons {
+        let _ = writeln!(text, "    not {}: {reason}", sites.join(", "));
+    }
+}
+
+/// `runs 30.0 s (declared), no wait, moves 12 MiB from onprem in 1.2 s ($0.0010), compute $0.0012`.
+fn terms(outcome: &Outcome) -> String {
+    let Terms { wait, transfer, transfer_bytes, egress_price, run, run_source, compute_price, .. } = outcome.terms;
+    let is_service = run.0 == 0;
+    let mut parts = vec![match is_service {
+        true => "stays".to_owned(),
+        false => format!("runs {run} ({})", source(run_source)),
+    }];
+    parts.push(if wait.0 == 0 { "no wait".to_owned() } else { format!("waits {wait} for room") });
+    parts.push(match transfer_bytes {
+        0 => "nothing to move".to_owned(),
+        _ => {
+            let mut from: Vec<&str> = outcome.transfers.iter().map(|transfer| transfer.from.as_str()).collect();
+            from.sort_unstable();
+            from.dedup();
+            let price =
+                if egress_price > 0.0 { format!(" (egress {})", render::money(egress_price)) } else { String::new() };
+            format!("moves {} from {} in {transfer}{price}", bytes(transfer_bytes), from.join(", "))
+        }
+    });
+    if compute_price > 0.0 {
+        let each = if is_service { " a day" } else { "" };
+        parts.push(format!("compute {}{each}", render::money(compute_price)));
+    }
+    parts.join(", ")
+}
+
+fn source(source: Source) -> &'static str {
+    match source {
+        Source::History => "as in earlier runs",
+        Source::Declared => "declared",
+        Source::Assumed => "assumed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tombolo_core::placement::{Cause, Decided, Margin, Reason, Transfer, Unplaceable, Verdict};
+    use tombolo_core::{Millis, Selector, SiteId};
+
+    fn site(name: &str) -> SiteId {
+        SiteId::new(name).unwrap()
+    }
+
+    fn some_terms(run_ms: u64, transfer_bytes: u64) -> Terms {
+        Terms {
+            wait: Millis(0),
+            transfer: Millis(if transfer_bytes > 0 { 1200 } else { 0 }),
+            transfer_bytes,
+            egress_price: if transfer_bytes > 0 { 0.0012 } else { 0.0 },
+            run: Millis(run_ms),
+            run_source: Source::Declared,
+            compute_price: 0.25,
+            score: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_plan_says_where_and_why() {
+        let name = |text: &str| Name::new(text).unwrap();
+        let rule = Selector::site(site("onprem"));
+        let kept = Verdict::Refused(Reason::Residency { input: name("raw"), rule, through: None });
+        let features = Placement {
+            task: name("features"),
+            outcome: Ok(Outcome {
+                site: site("onprem"),
+                start: Millis(0),
+                terms: some_terms(10_000, 0),
+                transfers: vec![],
+            }),
+            others: vec![(site("cloud"), kept.clone()), (site("prod"), kept)],
+        };
+        let transfer = Transfer {
+            input: name("features"),
+            from: site("onprem"),
+            to: site("cloud"),
+            bytes: 12 << 20,
+            time: Millis(1200),
+            egress_price: 0.0012,
+        };
+        let margin = Margin {
+            decided: Decided::Time,
+            slower_ms: 12_000,
+            dearer: 0.0,
+            cause: Some(Cause::Wait { millis: Millis(12_000) }),
+        };
+        let lost = Verdict::Lost { terms: some_terms(30_000, 0), by: margin };
+        let train = Placement {
+            task: name("train"),
+            outcome: Ok(Outcome {
+                site: site("cloud"),
+                start: Millis(11_200),
+                terms: some_terms(30_000, 12 << 20),
+                transfers: vec![transfer],
+            }),
+            others: vec![(site("onprem"), lost), (site("prod"), Verdict::Refused(Reason::Draining))],
+        };
+        let predict = Placement {
+            task: name("predict"),
+            outcome: Err(Unplaceable::NoSite),
+            others: vec![(site("cloud"), Verdict::Refused(Reason::Unreachable))],
+        };
+        let plan = PlanView { makespan_ms: 41_200, cost: 0.5, exact: true, placements: vec![features, train, predict] };
+        insta::assert_snapshot!(text(&plan), @r"
+        features -> onprem
+            runs 10.0 s (declared), no wait, nothing to move, compute $0.25
+            not cloud, prod: raw may only be at onprem
+        train -> cloud
+            runs 30.0 s (declared), no wait, moves 12 MiB from onprem in 1.2 s (egress $0.0012), compute $0.25
+            not onprem: 12.0 s slower: waits 12.0 s for room
+            not prod: is draining
+        predict has no place: no site can have it
+            not cloud: is not reachable
+        All in 41.2 s for $0.50: no plan is better.
+        ");
+    }
+}

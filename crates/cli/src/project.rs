@@ -1,0 +1,127 @@
+//! The user's project directory: its spec, and which of its files are code.
+
+use std::path::{Path, PathBuf};
+
+use tombolo_api::project::{self, Directory, FILE_NAME, TEXT_BYTES_MAX};
+use tombolo_core::spec::{Objective, ProjectSpec};
+use tombolo_data::IGNORE_FOR_CODE;
+
+use crate::failure::Failure;
+
+/// What a project leaves out of its code, one rule a line: `name` anywhere, `/path` from the project's directory.
+pub const IGNORE_FILE: &str = ".tomboloignore";
+
+#[derive(Debug)]
+pub struct Project {
+    pub dir: PathBuf,
+    pub spec: ProjectSpec,
+}
+
+impl Project {
+    /// `path` is a project's directory, or its file.
+    pub fn load(path: &Path) -> Result<Project, Failure> {
+        let file = if path.is_dir() { path.join(FILE_NAME) } else { path.to_owned() };
+        let text = read(&file)?;
+        let dir = match file.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let shown = file.strip_prefix(".").unwrap_or(&file).display().to_string();
+        let spec = project::parse(&text, &shown, &Directory(dir.clone()))?;
+        Ok(Project { dir, spec })
+    }
+
+    /// What is not code: what never is, the data, and what the project itself leaves out.
+    pub fn ignored(&self) -> Result<Vec<String>, Failure> {
+        let mut rules: Vec<String> = IGNORE_FOR_CODE.map(str::to_owned).to_vec();
+        let data = self.spec.data.values().filter_map(|data| data.path.as_deref());
+        rules.extend(data.map(|path| format!("/{}", path.trim_start_matches("./").trim_end_matches('/'))));
+        let file = self.dir.join(IGNORE_FILE);
+        let text = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(Failure::usage(format!("{} can't be read", file.display())).because(error)),
+        };
+        for (number, line) in text.lines().enumerate() {
+            rules.extend(rule(line).map_err(|failure| Failure {
+                what: format!("{}:{}: {}", file.display(), number + 1, failure.what),
+                ..failure
+            })?);
+        }
+        Ok(rules)
+    }
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    use std::io::Read;
+    let unreadable = |error: std::io::Error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                "name a project's directory, or write one: `tombolo schema` prints the format"
+            }
+            _ => "the project file must be a readable text",
+        };
+        Failure::usage(format!("there is no project at {}", file.display())).because(error).hint(hint)
+    };
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).map_err(unreadable)?;
+    // One byte too many is enough for the parser to refuse it for its length.
+    opened.take(TEXT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    String::from_utf8(bytes).map_err(|error| unreadable(std::io::Error::other(format!("it is not UTF-8: {error}"))))
+}
+
+/// A line of [`IGNORE_FILE`]; nothing for blanks and comments.
+fn rule(line: &str) -> Result<Option<String>, Failure> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    if line.contains(['*', '?', '[', '!']) {
+        return Err(Failure::usage(format!("{line:?} is a pattern, which are not understood here"))
+            .hint("write a name, which is left out everywhere, or a path that begins with /"));
+    }
+    Ok(Some(line.trim_end_matches('/').to_owned()).filter(|rule| !rule.is_empty()))
+}
+
+/// `time`, `cost`, or the weight of time.
+pub fn objective(text: &str) -> Result<Objective, String> {
+    match text {
+        "time" => Ok(Objective::Time),
+        "cost" => Ok(Objective::Cost),
+        _ => match text.parse::<f64>() {
+            Ok(weight) if (0.0..=1.0).contains(&weight) => Ok(Objective::Weighted(weight)),
+            _ => Err("expected `time`, `cost` or the weight of time, from 0 to 1".to_owned()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_is_what_is_neither_data_nor_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        let yaml = "project: p\ndata: { raw: data/raw.csv }\nstages: { a: { run: 'true', in: [raw] } }\n";
+        std::fs::write(dir.path().join(FILE_NAME), yaml).unwrap();
+        std::fs::create_dir(dir.path().join("data")).unwrap();
+        std::fs::write(dir.path().join("data/raw.csv"), "x").unwrap();
+        std::fs::write(dir.path().join(IGNORE_FILE), "# notes\n\nnotes/\n/big/file.bin\n").unwrap();
+        let project = Project::load(dir.path()).unwrap();
+        let rules = project.ignored().unwrap();
+        assert_eq!(rules[IGNORE_FOR_CODE.len()..], ["/data/raw.csv", "notes", "/big/file.bin"]);
+
+        std::fs::write(dir.path().join(IGNORE_FILE), "\n*.bin\n").unwrap();
+        let failure = project.ignored().unwrap_err();
+        assert!(failure.what.contains(".tomboloignore:2: \"*.bin\" is a pattern"), "{failure}");
+    }
+
+    #[test]
+    fn objectives() {
+        assert_eq!(objective("time"), Ok(Objective::Time));
+        assert_eq!(objective("0.25"), Ok(Objective::Weighted(0.25)));
+        for bad in ["", "speed", "1.5", "-0.1", "NaN"] {
+            assert!(objective(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! `tombolo run`: submits a project and follows it to its end.
+
+mod follow;
+mod submit;
+mod summary;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tombolo_api::wire::RunView;
+use tombolo_core::spec::Objective;
+use tombolo_core::{RunId, SiteId};
+
+pub use follow::{FollowOptions, Followed, follow, follow_or_detach, is_over};
+pub use submit::{SubmitOptions, SubmittedRun, submit};
+pub use summary::{summary, verdict};
+
+use crate::failure::Failure;
+use crate::project::objective;
+use crate::session::{Global, Output, Session};
+use crate::{plan, render};
+
+const EXAMPLES: &str = "\
+Examples:
+  tombolo run                       the project in this directory
+  tombolo run examples/flights --detach
+  tombolo run --force               also what an earlier run has done already
+  tombolo run --objective cost
+
+Ctrl-C stops following; the run goes on.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Run {
+    /// A project's directory or file
+    #[arg(default_value = ".")]
+    path: PathBuf,
+    /// Print the run's name and don't wait for it
+    #[arg(long, short)]
+    detach: bool,
+    /// Run everything, also what is unchanged since an earlier run
+    #[arg(long)]
+    force: bool,
+    /// What to minimise: `time`, `cost`, or the weight of time from 0 to 1
+    #[arg(long, value_parser = objective)]
+    objective: Option<Objective>,
+    /// The site on this machine that gets the code, and the data that may be there
+    #[arg(long)]
+    site: Option<SiteId>,
+}
+
+pub async fn run(global: &Global, args: Run) -> Result<(), Failure> {
+    let options = SubmitOptions { force: args.force, objective: args.objective, site: args.site };
+    let project = crate::project::Project::load(&args.path)?;
+    let session = Session::open(global)?;
+    // Of the whole project: a run's own plan grows with it, as each stage is decided when its inputs are there.
+    eprint!("{}", plan::text(&plan::of_project(&session, &project, args.objective).await?));
+    let SubmittedRun { id } = submit(&session, &project, &options).await?;
+    eprintln!("run {id}");
+    if args.detach {
+        match session.output {
+            Output::Text => render::text(&format!("{id}\n")),
+            Output::Json => render::json(&session.client.get::<RunView>(&format!("/v1/runs/{id}")).await?),
+        }
+        return Ok(());
+    }
+    follow_to_end(&session, &id).await
+}
+
+/// Follows a run, shows what it came to, and fails if it failed.
+pub async fn follow_to_end(session: &Session, id: &RunId) -> Result<(), Failure> {
+    match follow_or_detach(session, id, &FollowOptions::default()).await? {
+        Followed::Ended(view) => {
+            match session.output {
+                Output::Text => render::text(&summary(&view)),
+                Output::Json => render::json(&view),
+            }
+            verdict(&view)
+        }
+        Followed::Detached => {
+            eprintln!("{id} goes on. Follow it: tombolo logs -f {id}. Stop it: tombolo stop {id}");
+            Ok(())
+        }
+    }
+}
