@@ -8,7 +8,7 @@ use iroh::Endpoint;
 use iroh::endpoint::Connection;
 use tokio::sync::watch;
 use tombolo_api::frames;
-use tombolo_api::stream::{ALPN_DATA, Opening, Sources};
+use tombolo_api::stream::{ALPN_DATA, Opening, Progress, Sources};
 use tombolo_core::sync::{Outcome, TransferSeen};
 use tombolo_core::{Millis, VersionId, WorkloadId};
 use tombolo_data::transfer::{self, FetchError, FetchOptions};
@@ -28,6 +28,8 @@ pub struct Fetcher {
     pub line: watch::Receiver<Option<Connection>>,
     /// Fetches under way, so that two stages that need one version bring it once.
     under_way: Arc<Mutex<BTreeMap<VersionId, Arc<tokio::sync::Mutex<()>>>>>,
+    /// How far the fetches for placements are.
+    moving: Arc<Mutex<BTreeMap<WorkloadId, Progress>>>,
 }
 
 /// Bytes of a fetch under way, for those who watch.
@@ -39,7 +41,12 @@ pub struct Moved {
 
 impl Fetcher {
     pub fn new(store: Arc<Store>, endpoint: Endpoint, line: watch::Receiver<Option<Connection>>) -> Fetcher {
-        Fetcher { store, endpoint, line, under_way: Arc::default() }
+        Fetcher { store, endpoint, line, under_way: Arc::default(), moving: Arc::default() }
+    }
+
+    /// What is being brought for placements right now.
+    pub fn moving(&self) -> BTreeMap<WorkloadId, Progress> {
+        self.moving.lock().expect("nobody panics holding it").clone()
     }
 
     /// Has a version here, whole. What came over the line is told in the answer; nothing where it was here.
@@ -132,11 +139,14 @@ impl Fetcher {
         }
         let Some(from) = first else { return Err(unprepared(faults.join("; "))) };
         let mut options = FetchOptions::default();
-        if let Some(watcher) = watcher {
-            options.progress = Some(Arc::new(move |done_bytes, total_bytes| {
+        let moving = Moving { all: self.moving.clone(), workload: workload.cloned() };
+        let what = format!("version {}", version.short());
+        options.progress = Some(Arc::new(move |done_bytes, total_bytes| {
+            moving.note(Progress { what: what.clone(), done_bytes, total_bytes });
+            if let Some(watcher) = &watcher {
                 let _ = watcher.send(Moved { done_bytes, total_bytes });
-            }));
-        }
+            }
+        }));
         let begun = Instant::now();
         let fetched = transfer::fetch(&self.store, version, &sources, &options).await.map_err(|error| match error {
             FetchError::Data(error) => outcome(&error),
@@ -151,6 +161,28 @@ impl Fetcher {
             raw_bytes: fetched.bytes_raw,
             took: Millis(begun.elapsed().as_millis() as u64),
         })
+    }
+}
+
+/// A fetch's line among what is moving; gone with the fetch, however it ends.
+struct Moving {
+    all: Arc<Mutex<BTreeMap<WorkloadId, Progress>>>,
+    workload: Option<WorkloadId>,
+}
+
+impl Moving {
+    fn note(&self, progress: Progress) {
+        if let Some(workload) = &self.workload {
+            self.all.lock().expect("nobody panics holding it").insert(workload.clone(), progress);
+        }
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        if let Some(workload) = &self.workload {
+            self.all.lock().expect("nobody panics holding it").remove(workload);
+        }
     }
 }
 

@@ -22,6 +22,9 @@ use crate::lease;
 /// Wakes taken in before the journal is saved, once for all of them.
 const BATCH_MAX: usize = 512;
 pub const WAKES_MAX: usize = 1024;
+/// How often the mind looks whether there is something to tell, and after how many looks it gives a sign of life.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const BEAT_AFTER: u64 = HEARTBEAT.0 / 500;
 
 /// Why the mind looks again.
 #[derive(Debug)]
@@ -100,14 +103,22 @@ impl Mind {
         }
         self.save().await?;
         self.act(actions);
-        let mut heartbeat = tokio::time::interval(Duration::from_millis(HEARTBEAT.0));
+        let mut heartbeat = tokio::time::interval(LOOK_EVERY);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut quiet = 0;
         loop {
             let mut beat = false;
             let mut batch = Vec::new();
             tokio::select! {
                 taken = woken.recv_many(&mut batch, BATCH_MAX) => if taken == 0 { return Ok(()) },
-                _ = heartbeat.tick() => beat = true,
+                _ = heartbeat.tick() => {
+                    // A heartbeat is due, or somebody may be watching what moves.
+                    quiet += 1;
+                    beat = quiet >= BEAT_AFTER || !self.fetcher.moving().is_empty();
+                }
+            }
+            if beat {
+                quiet = 0;
             }
             let mut actions = Vec::new();
             let mut changed = false;
@@ -271,7 +282,7 @@ impl Mind {
             replicas: std::mem::take(&mut self.replicas),
             transfers: std::mem::take(&mut self.transfers),
         };
-        room.send(Up { number: self.number, report });
+        room.send(Up { number: self.number, report, moving: self.fetcher.moving() });
     }
 }
 

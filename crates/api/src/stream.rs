@@ -54,6 +54,9 @@ pub struct Up {
     /// Grows with each message; the answer repeats it.
     pub number: u64,
     pub report: Report,
+    /// What is being brought for placements, right now; kept by nobody.
+    #[serde(default)]
+    pub moving: BTreeMap<WorkloadId, Progress>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -154,6 +154,11 @@ impl Printer {
         self.around(|| eprintln!("{text}"));
     }
 
+    /// Whether anybody sees the bar.
+    pub fn has_bar(&self) -> bool {
+        self.bar.as_ref().is_some_and(|bar| !bar.is_hidden())
+    }
+
     /// What the bar says, where there is one.
     pub fn state(&self, text: &str) {
         if let Some(bar) = &self.bar {

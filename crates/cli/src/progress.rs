@@ -20,6 +20,15 @@ pub fn spinner() -> ProgressBar {
     bar
 }
 
+/// A bar as text: `[=====>    ] 34.1 MiB of 120 MiB`.
+pub fn line(done: u64, total: u64) -> String {
+    const WIDTH: u64 = 20;
+    let full = (done.min(total) * WIDTH).checked_div(total).unwrap_or(0) as usize;
+    let rest = WIDTH as usize - full;
+    let bytes = tombolo_core::resources::bytes;
+    format!("[{}{}] {} of {}", "=".repeat(full), " ".repeat(rest), bytes(done), bytes(total))
+}
+
 fn bar(template: &str) -> ProgressBar {
     let target = match std::io::stderr().is_terminal() {
         true => ProgressDrawTarget::stderr(),

@@ -127,6 +127,7 @@ mod tests {
             inputs: BTreeMap::new(),
             outputs: BTreeMap::new(),
             attempts: vec![],
+            moving: None,
         }
     }
 

@@ -9,7 +9,7 @@ use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;
 use tombolo_api::frames::{self, FrameError};
 use tombolo_api::grant::{GRANT_LIFE, Grant};
-use tombolo_api::stream::{ALPN_AGENT, Call, Down, Hello, Opening, PeerAddress, Said, Source, Sources, Up};
+use tombolo_api::stream::{ALPN_AGENT, Call, Down, Hello, Opening, PeerAddress, Progress, Said, Source, Sources, Up};
 use tombolo_api::wire::AuditEntry;
 use tombolo_core::sync::{Assignment, Intent, Observed, Phase};
 use tombolo_core::{Epoch, Name, SiteId, VersionId, WorkloadId};
@@ -37,6 +37,8 @@ struct Inner {
     secrets: Arc<Secrets>,
     grant_key: SigningKey,
     connected: Mutex<BTreeMap<SiteId, Connected>>,
+    /// What each site said last of the transfers that are under way there.
+    moving: Mutex<BTreeMap<SiteId, BTreeMap<WorkloadId, Progress>>>,
 }
 
 #[derive(Clone)]
@@ -60,7 +62,8 @@ pub enum CallError {
 impl Hub {
     /// Accepts agents on the endpoint for as long as the process lives.
     pub fn start(engine: Engine, secrets: Arc<Secrets>, grant_key: SigningKey, endpoint: Endpoint) -> Hub {
-        let hub = Hub(Arc::new(Inner { engine, secrets, grant_key, connected: Mutex::default() }));
+        let hub =
+            Hub(Arc::new(Inner { engine, secrets, grant_key, connected: Mutex::default(), moving: Mutex::default() }));
         let accepting = hub.clone();
         tokio::spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
@@ -100,6 +103,12 @@ impl Hub {
             }
         });
         Ok(answer)
+    }
+
+    /// What is being brought for a placement right now.
+    pub fn moving(&self, workload: &WorkloadId) -> Option<Progress> {
+        let moving = self.0.moving.lock().expect("nobody panics while holding it");
+        moving.values().find_map(|site| site.get(workload).cloned())
     }
 
     pub fn is_connected(&self, site: &SiteId) -> bool {
@@ -150,6 +159,7 @@ impl Hub {
         let mut connected = self.lock();
         if connected.get(site).is_some_and(|known| known.connection.stable_id() == connection.stable_id()) {
             connected.remove(site);
+            self.0.moving.lock().expect("nobody panics while holding it").remove(site);
         }
     }
 
@@ -209,6 +219,8 @@ impl Hub {
                             told = Told::default();
                         }
                         let observed = up.report.observed.clone();
+                        let moving = up.moving.clone();
+                        self.0.moving.lock().expect("nobody panics while holding it").insert(site.clone(), moving);
                         if self.take(site, up).await.is_err() {
                             break Ok(());
                         }

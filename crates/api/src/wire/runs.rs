@@ -87,6 +87,9 @@ pub struct WorkloadView {
     pub inputs: BTreeMap<String, String>,
     pub outputs: BTreeMap<String, OutputView>,
     pub attempts: Vec<AttemptView>,
+    /// What is being brought for it right now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<crate::stream::Progress>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tombolo_api::client::ClientError;
+use tombolo_api::client::{Client, ClientError};
 use tombolo_api::wire::{EventView, RunView};
 use tombolo_core::{Name, RunId, WorkloadId};
 
@@ -17,6 +18,8 @@ use crate::{progress, render};
 
 /// Times in a row that a lost connection is tried again before giving up, and the pause between them.
 const RETRIES_MAX: u32 = 60;
+/// How often what moves is drawn.
+const DRAW_EVERY: Duration = Duration::from_millis(500);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How long the last lines of logs may take to arrive after a run's end.
 const LAST_LINES_WAIT: Duration = Duration::from_secs(5);
@@ -100,6 +103,8 @@ struct Follower<'a> {
     live: BTreeMap<String, String>,
     reading: BTreeSet<(String, u64)>,
     readers: Readers,
+    /// States, for whoever draws them together with what moves.
+    states: watch::Sender<String>,
 }
 
 /// Ends its tasks when it is dropped, so that nothing prints after Ctrl-C.
@@ -117,6 +122,12 @@ impl<'a> Follower<'a> {
         let width = view.workloads.iter().map(|workload| workload.name.len()).max().unwrap_or(0);
         let bar: ProgressBar = progress::spinner();
         let printer = Arc::new(Printer { bar: Some(bar), prefix: Some(width) });
+        let (states, seen) = watch::channel(String::new());
+        let mut readers = Readers::default();
+        if printer.has_bar() {
+            let drawn = draw(session.client.clone(), run.clone(), printer.clone(), seen);
+            readers.0.push((String::new(), tokio::spawn(drawn)));
+        }
         Follower {
             session,
             run,
@@ -126,7 +137,8 @@ impl<'a> Follower<'a> {
             printer,
             live: BTreeMap::new(),
             reading: BTreeSet::new(),
-            readers: Readers::default(),
+            readers,
+            states,
         }
     }
 
@@ -147,7 +159,9 @@ impl<'a> Follower<'a> {
             self.printer.talk(&format!("{} {name}: {}", render::clock(event.at), state_line(&event)));
         }
         let states: Vec<String> = self.live.iter().map(|(name, state)| format!("{name} {state}")).collect();
-        self.printer.state(&states.join(" · "));
+        let states = states.join(" · ");
+        self.printer.state(&states);
+        let _ = self.states.send(states);
         if self.options.logs && event.epoch > 0 {
             self.read_logs(&name, &event);
         }
@@ -184,12 +198,32 @@ impl<'a> Follower<'a> {
             |name: &str| view.workloads.iter().any(|workload| workload.name == name && workload.state == "ready");
         let deadline = tokio::time::Instant::now() + LAST_LINES_WAIT;
         for (name, reader) in &mut self.readers.0 {
-            if !serving(name) {
+            if !name.is_empty() && !serving(name) {
                 // Late lines are still at the site, and `tombolo logs` shows them.
                 let _ = tokio::time::timeout_at(deadline, reader).await;
             }
         }
         self.printer.close();
+    }
+}
+
+/// Draws what moves beside the states, for as long as something is on its way somewhere.
+async fn draw(client: Client, run: RunId, printer: Arc<Printer>, mut states: watch::Receiver<String>) {
+    loop {
+        let state = states.borrow_and_update().clone();
+        let moves = state.contains("preparing") || state.contains("placed");
+        if moves && let Ok(view) = client.get::<RunView>(&format!("/v1/runs/{run}")).await {
+            let bars = view.workloads.iter().filter_map(|workload| {
+                let moving = workload.moving.as_ref()?;
+                Some(format!("{}: {}", workload.name, progress::line(moving.done_bytes, moving.total_bytes)))
+            });
+            let bars: Vec<String> = bars.collect();
+            printer.state(&if bars.is_empty() { state } else { format!("{state}  {}", bars.join("  ")) });
+        }
+        tokio::select! {
+            changed = states.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(DRAW_EVERY), if moves => {}
+        }
     }
 }
 

@@ -9,7 +9,10 @@ use crate::render;
 
 /// A table of the run's stages and services, the sums, and the addresses that answer.
 pub fn summary(view: &RunView) -> String {
-    let rows = view.workloads.iter().map(row).collect();
+    let mut workloads: Vec<&WorkloadView> = view.workloads.iter().collect();
+    // In the order in which they began; what never did comes last.
+    workloads.sort_by_key(|workload| workload.attempts.first().map_or(i64::MAX, |attempt| attempt.placed));
+    let rows = workloads.into_iter().map(row).collect();
     let mut text = render::table(&["stage", "state", "site", "ran", "moved", "cost", "made"], &[3, 4, 5], rows);
     let attempts = || view.workloads.iter().flat_map(|workload| &workload.attempts);
     let moved: u64 = attempts().map(|attempt| attempt.bytes_in).sum();
@@ -117,6 +120,7 @@ mod tests {
             inputs: BTreeMap::new(),
             outputs: BTreeMap::new(),
             attempts,
+            moving: None,
         }
     }
 

@@ -134,6 +134,9 @@ async fn view(shared: &Shared, run: &RunRecord, workloads: &[WorkloadRecord]) ->
     let (silent, now) = shared.engine.look(|world, now| (views::silent(world, now), now)).await?;
     let mut view = views::run(run);
     view.workloads = workloads.iter().map(|record| views::workload(record, &silent, now)).collect();
+    for (view, record) in view.workloads.iter_mut().zip(workloads) {
+        view.moving = shared.hub.moving(&record.id);
+    }
     Ok(view)
 }
 

@@ -53,6 +53,7 @@ pub fn workload(record: &WorkloadRecord, silent: &Silent, now: Timestamp) -> Wor
         inputs: record.spec.inputs.iter().map(|(alias, source)| (alias.to_string(), source.to_string())).collect(),
         outputs: record.outputs.iter().map(|(name, made)| (name.to_string(), output(made))).collect(),
         attempts: record.attempts.iter().map(attempt).collect(),
+        moving: None,
     }
 }
 
