@@ -73,7 +73,7 @@ async fn serve(
     let (mut send, mut recv) = connection.open_bi().await.map_err(broken)?;
     let hello = Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        address: tombolo_net::address(endpoint),
+        address: tombolo_net::address(endpoint, config.control.relay.as_deref()),
         info: config.info.clone(),
     };
     frames::write(&mut send, &Opening::Sync(Box::new(hello))).await?;

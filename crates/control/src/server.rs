@@ -121,7 +121,7 @@ pub async fn serve(options: ServerOptions, ready: impl FnOnce(ServerReady)) -> R
     };
     let alpns = vec![ALPN_AGENT.to_vec()];
     let home = relay.as_ref().and_then(Server::http_addr).map(|address| format!("http://{address}"));
-    let bind = BindOptions { listen: options.agent_listen, alpns, relay: home };
+    let bind = BindOptions { listen: options.agent_listen, alpns, relay: home.clone() };
     let endpoint = tombolo_net::bind(keys.control, bind).await.map_err(|error| match error {
         NetError::Bind { address, why } => {
             let taken = std::net::UdpSocket::bind(address).is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse);
@@ -130,7 +130,7 @@ pub async fn serve(options: ServerOptions, ready: impl FnOnce(ServerReady)) -> R
         error => ServerError::Net(error),
     })?;
     let grant_key = data_encoding::HEXLOWER.encode(keys.grant.verifying_key().as_bytes());
-    let joined = Joined { control: tombolo_net::address(&endpoint), grant_key };
+    let joined = Joined { control: tombolo_net::address(&endpoint, home.as_deref()), grant_key };
     let hub = Hub::start(engine.clone(), Arc::clone(&secrets), keys.grant, endpoint);
     let router = http::router(App { engine, hub, secrets, joined });
     tracing::info!(%address, "serving");
