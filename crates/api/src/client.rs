@@ -79,35 +79,22 @@ impl Client {
     pub async fn events<T: DeserializeOwned>(
         &self,
         path: &str,
-        mut each: impl FnMut(T) -> bool,
+        each: impl FnMut(T) -> bool,
     ) -> Result<(), ClientError> {
-        let response = self.send(self.http.get(self.url(path))).await?;
-        let mut chunks = response.bytes_stream();
-        let mut rest: Vec<u8> = Vec::new();
-        while let Some(chunk) = chunks.next().await {
-            rest.extend_from_slice(&chunk.map_err(ClientError::Broken)?);
-            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = rest.drain(..=end).collect();
-                let line = String::from_utf8_lossy(&line);
-                let Some(data) = line.trim_end().strip_prefix("data:") else { continue };
-                let event = serde_json::from_str(data.trim_start()).map_err(|fault| {
-                    // A stream that fails in the middle says so by an event of its own.
-                    match serde_json::from_str::<Problem>(data.trim_start()) {
-                        Ok(problem) => ClientError::Problem(problem),
-                        Err(_) => ClientError::Malformed(fault.to_string()),
-                    }
-                })?;
-                if !each(event) {
-                    return Ok(());
-                }
-            }
-            if rest.len() > EVENT_BYTES_MAX {
-                return Err(ClientError::Malformed("an event is too long".to_owned()));
-            }
-        }
-        Ok(())
+        read_events(self.send(self.http.get(self.url(path))).await?, each).await
     }
 
+    /// A create whose answer is a stream of events, such as the progress of what it began.
+    pub async fn post_events<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        key: &str,
+        body: &impl Serialize,
+        each: impl FnMut(T) -> bool,
+    ) -> Result<(), ClientError> {
+        let request = self.http.post(self.url(path)).header("Idempotency-Key", key).json(body);
+        read_events(self.send(request).await?, each).await
+    }
     async fn ask<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, ClientError> {
         let response = self.send(request).await?;
         let body = bounded(response).await?;
@@ -139,6 +126,36 @@ impl Client {
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
+}
+
+async fn read_events<T: DeserializeOwned>(
+    response: reqwest::Response,
+    mut each: impl FnMut(T) -> bool,
+) -> Result<(), ClientError> {
+    let mut chunks = response.bytes_stream();
+    let mut rest: Vec<u8> = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        rest.extend_from_slice(&chunk.map_err(ClientError::Broken)?);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            let Some(data) = line.trim_end().strip_prefix("data:") else { continue };
+            let event = serde_json::from_str(data.trim_start()).map_err(|fault| {
+                // A stream that fails in the middle says so by an event of its own.
+                match serde_json::from_str::<Problem>(data.trim_start()) {
+                    Ok(problem) => ClientError::Problem(problem),
+                    Err(_) => ClientError::Malformed(fault.to_string()),
+                }
+            })?;
+            if !each(event) {
+                return Ok(());
+            }
+        }
+        if rest.len() > EVENT_BYTES_MAX {
+            return Err(ClientError::Malformed("an event is too long".to_owned()));
+        }
+    }
+    Ok(())
 }
 
 async fn bounded(response: reqwest::Response) -> Result<Vec<u8>, ClientError> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use tombolo_api::client::ClientError;
+use tombolo_api::stream::Progress;
 use tombolo_api::wire::VersionInfo;
 use tombolo_core::SiteId;
 use tombolo_data::MaterializeOptions;
@@ -11,7 +11,7 @@ use tombolo_data::MaterializeOptions;
 use super::{Reference, find, version_path};
 use crate::failure::Failure;
 use crate::home::LocalSite;
-use crate::session::Session;
+use crate::session::{Session, new_key};
 use crate::upload::{self, Nearest};
 use crate::{progress, render};
 
@@ -81,16 +81,20 @@ async fn holder<'s>(info: &VersionInfo, local: &[&'s LocalSite]) -> Result<Optio
 async fn bring<'s>(session: &Session, info: &VersionInfo, local: &[&'s LocalSite]) -> Result<&'s LocalSite, Failure> {
     let mut refused = None;
     for site in local {
-        let bar = progress::spinner();
-        bar.set_message(format!("bringing {} to {}", render::bytes(info.bytes), site.name));
+        let bar = progress::bytes(&format!("to {}", site.name));
         let body = serde_json::json!({ "site": site.name });
         let path = format!("{}/replicas", version_path(info.version));
-        let brought = session.create::<serde_json::Value>(&path, &body).await;
+        let key = new_key();
+        let brought = session.client.post_events(&path, &key, &body, |moved: Progress| {
+            bar.set_length(moved.total_bytes);
+            bar.set_position(moved.done_bytes);
+            true
+        });
+        let brought = brought.await;
         bar.finish_and_clear();
         match brought {
-            // The answer is a stream of progress, which is no JSON as a whole; what counts is what came.
-            Ok(_) | Err(ClientError::Malformed(_)) if holder(info, &[site]).await?.is_some() => return Ok(site),
-            Ok(_) | Err(ClientError::Malformed(_)) => {
+            Ok(()) if holder(info, &[site]).await?.is_some() => return Ok(site),
+            Ok(()) => {
                 refused = Some(
                     Failure::system(format!("version {} did not come to {}", info.version.short(), site.name))
                         .hint("see whether a site that has it is up: tombolo data where, tombolo site ls"),
