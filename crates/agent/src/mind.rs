@@ -25,6 +25,8 @@ pub const WAKES_MAX: usize = 1024;
 /// How often the mind looks whether there is something to tell, and after how many looks it gives a sign of life.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const BEAT_AFTER: u64 = HEARTBEAT.0 / 500;
+/// Times that a journal on a full disk is tried to be saved again, [`LOOK_EVERY`] apart: five minutes.
+const FULL_TRIES_MAX: u32 = 600;
 
 /// Why the mind looks again.
 #[derive(Debug)]
@@ -205,9 +207,18 @@ impl Mind {
 
     async fn save(&self) -> Result<(), AgentError> {
         let text = serde_json::to_vec(&self.journal).expect("plain data");
-        let path = self.path.clone();
-        let saved = tokio::task::spawn_blocking(move || tombolo_net::write_private(&path, &text)).await;
-        saved.expect("writing a file does not panic").map_err(|source| io(&self.path, source))
+        let mut left = FULL_TRIES_MAX;
+        loop {
+            let (path, text) = (self.path.clone(), text.clone());
+            let saved = tokio::task::spawn_blocking(move || tombolo_net::write_private(&path, &text)).await;
+            match saved.expect("writing a file does not panic") {
+                Ok(()) => return Ok(()),
+                // A workload may have filled the disk, and its shim is about to make room again.
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull && left > 0 => left -= 1,
+                Err(error) => return Err(io(&self.path, error)),
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     fn act(&mut self, actions: Vec<Action>) {

@@ -79,7 +79,7 @@ async fn one(session: &Session, workload: &WorkloadId, request: &LogRequest) -> 
     if session.output == Output::Json {
         return json_lines(&session.client, workload, request).await;
     }
-    let printer = Printer { bar: None, prefix: None };
+    let printer = Printer { bar: None, prefix: None, aside: false };
     tokio::select! {
         done = print(&session.client, workload, request, &printer) => done,
         _ = tokio::signal::ctrl_c() => Ok(()),
@@ -90,7 +90,7 @@ async fn one(session: &Session, workload: &WorkloadId, request: &LogRequest) -> 
 async fn whole(session: &Session, run: &RunId, request: &LogRequest) -> Result<(), Failure> {
     let view: RunView = session.client.get(&format!("/v1/runs/{run}")).await?;
     let width = view.workloads.iter().map(|workload| workload.name.len()).max().unwrap_or(0);
-    let printer = Printer { bar: None, prefix: Some(width) };
+    let printer = Printer { bar: None, prefix: Some(width), aside: false };
     let mut followed = Vec::new();
     for stage in view.workloads.iter().filter(|stage| stage.epoch > 0) {
         let name = Name::new(stage.name.as_str()).map_err(|fault| Failure::system(fault.to_string()))?;
@@ -139,6 +139,8 @@ pub struct Printer {
     pub bar: Option<ProgressBar>,
     /// Lines begin with their stage's name, in so many columns.
     pub prefix: Option<usize>,
+    /// Lines go to stderr, as where stdout is for one JSON document.
+    pub aside: bool,
 }
 
 impl Printer {
@@ -147,7 +149,7 @@ impl Printer {
             Some(width) => format!("{:<width$} | {}\n", workload.name, line.text),
             None => format!("{}\n", line.text),
         };
-        self.around(|| render::text(&text));
+        self.around(|| if self.aside { eprint!("{text}") } else { render::text(&text) });
     }
 
     pub fn talk(&self, text: &str) {

@@ -40,7 +40,9 @@ fn main() -> Outcomes<()> {
         }
         ["finish", dir, runs] => runtime.block_on(finish(Path::new(dir), runs.parse()?))?,
         _ => {
-            return Err("usage: bench_engine dispatch <dir> <jobs> <jobs of a run> <sites> | finish <dir> <runs>".into());
+            return Err(
+                "usage: bench_engine dispatch <dir> <jobs> <jobs of a run> <sites> | finish <dir> <runs>".into()
+            );
         }
     };
     println!("{report}");

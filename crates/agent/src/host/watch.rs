@@ -114,7 +114,7 @@ impl Watch {
             Some(session) => {
                 let dir = placement.dir().to_owned();
                 let undead = tokio::task::spawn_blocking(move || process::kill_orphans(&session, &dir)).await;
-                Outcome::Lost { why: lost(&undead.unwrap_or_default()) }
+                Outcome::Lost { why: lost(&undead.unwrap_or_default()) + &self.quote() }
             }
             None if placement.stop_was_asked() => Outcome::Stopped,
             None => {

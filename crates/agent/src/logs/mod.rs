@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use read::read;
 pub use redact::Redactor;
 pub use tombolo_api::stream::{LogLine, LogQuery};
-pub use write::LogWriter;
+pub use write::{LogWriter, mutter};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {

@@ -99,7 +99,7 @@ impl LogWriter {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = self.append(&mut files, &frame) {
             // There is no better place to say so than the shim's stderr.
-            eprintln!("the log can't be written any more: {error}");
+            crate::logs::mutter(&format!("the log can't be written any more: {error}"));
             files.current = None;
         }
     }
@@ -130,6 +130,11 @@ impl LogWriter {
         }
         Ok(())
     }
+}
+
+/// To this process's stderr, if it takes it: a full disk must not end who says so, as `eprintln!` would.
+pub fn mutter(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn open_segment(dir: &Path, number: u64) -> io::Result<File> {

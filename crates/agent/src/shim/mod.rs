@@ -61,6 +61,9 @@ enum Stage {
     Ending,
 }
 
+/// With less room than this a disk counts as full, in bytes.
+const FULL_BELOW_BYTES: u64 = 64 << 10;
+
 /// What all threads of a shim share.
 struct Shim {
     placement: Placement,
@@ -77,7 +80,7 @@ pub fn main(dir: &Path) -> ExitCode {
     match enter(dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("the shim of {} failed: {error}", dir.display());
+            crate::logs::mutter(&format!("the shim of {} failed: {error}", dir.display()));
             ExitCode::FAILURE
         }
     }
@@ -115,6 +118,11 @@ fn enter(dir: &Path) -> io::Result<()> {
     let session = Session { shim_pid: pid, shim_start: start, boot_id: process::boot_id(), cgroups: Vec::new() };
     let finish = shim.work(session);
     shim.finish(finish)
+}
+
+/// Whether a command could hardly have written anything more there.
+fn is_full(dir: &Path) -> bool {
+    nix::sys::statvfs::statvfs(dir).is_ok_and(|disk| disk.blocks_available() * disk.fragment_size() < FULL_BELOW_BYTES)
 }
 
 /// Why a command that was launched and has no result is not run again.
@@ -182,7 +190,18 @@ impl Shim {
     fn finish(&self, finish: Finish) -> io::Result<()> {
         let _stage = self.stage();
         let success = finish.outcome.is_success();
-        self.append(&Event::Finished { finish: Box::new(finish) }, Durable::Yes)?;
+        let outcome = match finish.outcome {
+            Outcome::Failed { .. } | Outcome::Signalled { .. } if is_full(self.placement.dir()) => {
+                Outcome::NoSpace { why: format!("{}, and the site's disk is full", finish.outcome) }
+            }
+            outcome => outcome,
+        };
+        let end = Event::Finished { finish: Box::new(Finish { outcome, ..finish }) };
+        if self.append(&end, Durable::Yes).is_err() {
+            // What fills the disk may be the command's own files; once they are gone, how it ended can be said.
+            let _ = files::remove_tree(&self.placement.code_dir());
+            self.append(&end, Durable::Yes)?;
+        }
         self.clean(success);
         Ok(())
     }
@@ -239,7 +258,7 @@ impl Shim {
         }
         let finish = Finish::without_running(Outcome::Stopped, now());
         if let Err(error) = self.append(&Event::Finished { finish: Box::new(finish) }, Durable::Yes) {
-            eprintln!("the end can't be written down: {error}");
+            crate::logs::mutter(&format!("the end can't be written down: {error}"));
         }
         self.clean(false);
         // With the stage still locked, so that the main thread can't launch.

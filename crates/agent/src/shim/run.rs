@@ -168,7 +168,7 @@ impl Running<'_> {
         let pid = child.id().cast_signed();
         if let Err(error) = self.shim.append(&Event::Running { at: now(), pid }, Durable::No) {
             // The command runs; how it ends is what has to be written down.
-            eprintln!("the start can't be written down: {error}");
+            crate::logs::mutter(&format!("the start can't be written down: {error}"));
         }
         let logs = self.capture(&mut child);
         if let (Some(port), Some(service)) = (self.port, self.shim.order.order.spec.service()) {
@@ -269,7 +269,7 @@ impl Running<'_> {
         let address = format!("127.0.0.1:{}", self.port.unwrap_or_default());
         self.shim.log.say(&format!("ready at {address}"));
         if let Err(error) = self.shim.append(&Event::Ready { at: now(), address }, Durable::No) {
-            eprintln!("that the service is ready can't be written down: {error}");
+            crate::logs::mutter(&format!("that the service is ready can't be written down: {error}"));
         }
     }
 

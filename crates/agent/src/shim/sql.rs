@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub fn run(shim: &Arc<Shim>, sql: &str, woken: &Receiver<Wake>, began: Instant) -> Ran {
     let pid = std::process::id().cast_signed();
     if let Err(error) = shim.append(&Event::Running { at: now(), pid }, Durable::No) {
-        eprintln!("the start can't be written down: {error}");
+        crate::logs::mutter(&format!("the start can't be written down: {error}"));
     }
     let spec = &shim.order.order.spec;
     let query = query(shim, spec, sql);

@@ -8,12 +8,15 @@ mod rm;
 mod show;
 
 use clap::{Args, Subcommand};
-use tombolo_api::wire::VersionInfo;
+use tombolo_api::wire::{DatasetInfo, RunView, VersionInfo};
 use tombolo_core::{Name, VersionId};
 
 use crate::failure::Failure;
 use crate::render;
 use crate::session::{Global, Session};
+
+/// Newest runs whose outputs are looked through for a name.
+const RUNS_SEARCHED: usize = 50;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -94,7 +97,30 @@ pub async fn versions(session: &Session, name: &Name) -> Result<Vec<VersionInfo>
 
 /// The version that a reference means: the newest unless it says which.
 pub async fn find(session: &Session, reference: &Reference) -> Result<VersionInfo, Failure> {
-    chosen(reference, versions(session, &reference.name).await?)
+    let path = format!("/v1/datasets/{}", reference.name);
+    let versions = match session.find::<DatasetInfo>(&path).await? {
+        Some(_) => versions(session, &reference.name).await?,
+        None => outputs(session, &reference.name).await?,
+    };
+    chosen(reference, versions)
+}
+
+/// What runs have made under a name that is no dataset's, newest first.
+async fn outputs(session: &Session, name: &Name) -> Result<Vec<VersionInfo>, Failure> {
+    let mut found: Vec<VersionInfo> = Vec::new();
+    for run in session.up_to::<RunView>("/v1/runs", RUNS_SEARCHED).await?.iter().take(RUNS_SEARCHED) {
+        let run: RunView = session.client.get(&format!("/v1/runs/{}", run.id)).await?;
+        for output in run.workloads.iter().filter_map(|workload| workload.outputs.get(name.as_str())) {
+            if !found.iter().any(|info| info.version.to_string() == output.version) {
+                found.extend(session.find::<VersionInfo>(&format!("/v1/versions/{}", output.version)).await?);
+            }
+        }
+    }
+    if found.is_empty() {
+        return Err(Failure::usage(format!("there is no dataset {name}, and no output of a recent run"))
+            .hint("`tombolo data ls` lists datasets, `tombolo ps <run> --output json` a run's outputs"));
+    }
+    Ok(found)
 }
 
 fn chosen(reference: &Reference, versions: Vec<VersionInfo>) -> Result<VersionInfo, Failure> {

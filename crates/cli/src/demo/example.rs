@@ -33,6 +33,7 @@ macro_rules! files {
 
 const FILES: &[(&str, &[u8])] = files![
     "tombolo.yaml",
+    ".tomboloignore",
     "features.sql",
     "features.py",
     "train.py",

@@ -13,7 +13,7 @@ use tombolo_core::{Name, RunId, WorkloadId};
 
 use crate::failure::Failure;
 use crate::logs::{self, LogRequest, Printer};
-use crate::session::Session;
+use crate::session::{Output, Session};
 use crate::{progress, render};
 
 /// Times in a row that a lost connection is tried again before giving up, and the pause between them.
@@ -121,7 +121,7 @@ impl<'a> Follower<'a> {
     fn new(session: &'a Session, run: &'a RunId, view: &RunView, options: &'a FollowOptions) -> Follower<'a> {
         let width = view.workloads.iter().map(|workload| workload.name.len()).max().unwrap_or(0);
         let bar: ProgressBar = progress::spinner();
-        let printer = Arc::new(Printer { bar: Some(bar), prefix: Some(width) });
+        let printer = Arc::new(Printer { bar: Some(bar), prefix: Some(width), aside: session.output == Output::Json });
         let (states, seen) = watch::channel(String::new());
         let mut readers = Readers::default();
         if printer.has_bar() {

@@ -5,11 +5,19 @@
 mod data_add;
 mod data_many;
 mod data_move;
+mod dispatch;
+mod http;
+mod idle;
 mod input;
 mod memory;
 mod ours;
+mod overhead;
 mod peers;
+mod place;
+mod plan;
 mod report;
+mod slurm;
+mod submit;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,7 +34,12 @@ const BENCHES: &[(&str, Run)] = &[
     ("data-add", data_add::run),
     ("data-many", data_many::run),
     ("data-move", data_move::run),
+    ("dispatch", dispatch::run),
+    ("idle", idle::run),
     ("memory", memory::run),
+    ("overhead", overhead::run),
+    ("plan", plan::run),
+    ("submit", submit::run),
 ];
 
 /// Each side of a comparison runs so often, in turns; the median counts.
@@ -34,12 +47,13 @@ const RUNS_DEFAULT: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// data-add, data-many, data-move, memory; or `report` to make docs/benchmarks.md anew from the recorded rows
+    /// data-add, data-many, data-move, dispatch, idle, memory, overhead, plan, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
     name: String,
     /// Small inputs and the dev profile, to try the benchmark itself; its rows are shown and never recorded
     #[arg(long)]
     quick: bool,
-    /// The input's size in bytes, where the default is too much for this machine; the rows' notes say so
+    /// The input's size, where the default is too much for this machine: bytes, or what else the benchmark counts
+    /// (dispatch: jobs; idle: runs; overhead: seconds; plan: stages; submit: times); the rows' notes say so
     #[arg(long)]
     size: Option<u64>,
     /// How often each side runs
@@ -175,7 +189,7 @@ impl Context {
             ratio: ratio.map(rounded),
             goal: goal.text(unit),
             reached: goal.reached(ours, ratio),
-            note: self.size.map(|size| format!("input cut to {size} bytes")).unwrap_or_default(),
+            note: self.size.map(|size| format!("run with --size {size}")).unwrap_or_default(),
             date: self.date.clone(),
             commit: self.commit.clone(),
             machine: self.machine.clone(),

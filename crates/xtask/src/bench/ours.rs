@@ -35,18 +35,7 @@ impl Ours {
     /// Builds the program: as it is distributed, or, where only the benchmark is tried, as it is developed.
     pub fn build(ctx: &Context) -> Result<Ours> {
         let profile = if ctx.quick { "dev" } else { "dist" };
-        ctx.say(&format!("building our side with the profile {profile}"));
-        let mut cargo = process::cargo(&ctx.root);
-        cargo.args(["build", "--locked", "--package", "tombolo-data", "--example", "bench", "--profile", profile]);
-        cargo.args(["--message-format=json-render-diagnostics"]).stderr(Stdio::inherit());
-        let output = cargo.output().context("can't start cargo")?;
-        if !output.status.success() {
-            bail!("our side doesn't build");
-        }
-        let messages = String::from_utf8(output.stdout).context("cargo printed no UTF-8")?;
-        let files = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let mut programs = files.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
-        Ok(Ours { program: programs.next_back().context("cargo has built no program")? })
+        Ok(Ours { program: build(ctx, profile, &["--package", "tombolo-data", "--example", "bench"])? })
     }
 
     /// Adds a tree to a store. Returns the seconds that the whole process took, and what it says.
@@ -75,6 +64,31 @@ impl Ours {
     }
 }
 
+/// Builds one program of ours with a profile, and says where it is.
+pub fn build(ctx: &Context, profile: &str, which: &[&str]) -> Result<PathBuf> {
+    ctx.say(&format!("building our side with the profile {profile}"));
+    let mut cargo = process::cargo(&ctx.root);
+    cargo.args(["build", "--locked", "--profile", profile]).args(which);
+    cargo.args(["--message-format=json-render-diagnostics"]).stderr(Stdio::inherit());
+    let output = cargo.output().context("can't start cargo")?;
+    if !output.status.success() {
+        bail!("our side doesn't build");
+    }
+    let messages = String::from_utf8(output.stdout).context("cargo printed no UTF-8")?;
+    let files = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut programs = files.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
+    programs.next_back().context("cargo has built no program")
+}
+
+/// A number of bytes that the kernel tells of a process: `VmRSS` is what is resident, `VmHWM` the most that was.
+pub fn memory(process: u32, field: &str) -> Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(kib.with_context(|| format!("{path} doesn't say {field}"))? * 1024)
+}
+
 fn timed(ctx: &Context, mut command: std::process::Command) -> Result<(f64, Outcome)> {
     process::run(&mut process::command("sync"))?;
     let began = std::time::Instant::now();
@@ -94,11 +108,7 @@ pub struct Serving {
 impl Serving {
     /// Most memory that was resident at once, so far.
     pub fn memory_peak_bytes(&self) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        Ok(kib.with_context(|| format!("{path} doesn't say the peak"))? * 1024)
+        memory(self.child.id(), "VmHWM")
     }
 }
 
