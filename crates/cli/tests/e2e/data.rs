@@ -87,6 +87,6 @@ stages:
     let project = world.project("little", yaml, &[]);
     let ran = world.cli(&["run", &project, "--site", "roomy"]);
     assert_eq!(ran.code, 0, "{ran}\n{}", world.logs());
-    drop(world);
+    // First, or the world's directory could not be removed.
     drop(mount);
 }
