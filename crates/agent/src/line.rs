@@ -7,7 +7,7 @@ use iroh::Endpoint;
 use iroh::endpoint::{Connection, ConnectionError};
 use tokio::sync::{mpsc, watch};
 use tombolo_api::frames::{self, FrameError};
-use tombolo_api::stream::{ALPN_AGENT, Down, Hello, Opening, Up};
+use tombolo_api::stream::{ALPN_AGENT, CLOSE_REVOKED, Down, Hello, Opening, Up};
 
 use crate::answer::Answerer;
 use crate::config::Config;
@@ -39,12 +39,15 @@ pub async fn hold(
                 }
                 let why = match connection.close_reason() {
                     Some(ConnectionError::ApplicationClosed(closed)) => {
+                        if closed.error_code == CLOSE_REVOKED.into() && mind.send(Wake::Revoked).await.is_err() {
+                            return;
+                        }
                         String::from_utf8_lossy(&closed.reason).into_owned()
                     }
                     _ => ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string()),
                 };
                 if why != said {
-                    tracing::warn!(why, "the line to the control plane is gone; what runs here goes on");
+                    tracing::warn!(why, "the line to the control plane is gone");
                     said = why;
                 }
                 pause = PAUSE_FIRST;

@@ -33,6 +33,8 @@ const FULL_TRIES_MAX: u32 = 600;
 pub enum Wake {
     LineUp(mpsc::Sender<Up>),
     LineLost,
+    /// The control plane has closed the door for good.
+    Revoked,
     Down(Box<Down>),
     Seen(WorkloadId, Epoch, Phase),
     Fetched(TransferSeen),
@@ -159,6 +161,10 @@ impl Mind {
             Wake::LineLost => {
                 self.line = None;
                 false
+            }
+            Wake::Revoked => {
+                actions.extend(self.journal.stop_all());
+                true
             }
             Wake::Down(down) => self.take_down(*down, actions),
             Wake::Seen(workload, epoch, phase) => {

@@ -17,6 +17,9 @@ pub const ALPN_AGENT: &[u8] = b"tombolo/agent/1";
 /// Site to site: `tombolo_data::transfer`.
 pub const ALPN_DATA: &[u8] = b"tombolo/data/1";
 
+/// The code with which the control plane closes the connection of a site that is revoked.
+pub const CLOSE_REVOKED: u32 = 2;
+
 /// How often an agent reports when nothing happens.
 pub const HEARTBEAT: Millis = Millis::from_secs(3);
 

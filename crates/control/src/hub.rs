@@ -9,7 +9,9 @@ use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;
 use tombolo_api::frames::{self, FrameError};
 use tombolo_api::grant::{GRANT_LIFE, Grant};
-use tombolo_api::stream::{ALPN_AGENT, Call, Down, Hello, Opening, PeerAddress, Progress, Said, Source, Sources, Up};
+use tombolo_api::stream::{
+    ALPN_AGENT, CLOSE_REVOKED, Call, Down, Hello, Opening, PeerAddress, Progress, Said, Source, Sources, Up,
+};
 use tombolo_api::wire::AuditEntry;
 use tombolo_core::sync::{Assignment, Intent, Observed, Phase};
 use tombolo_core::{Epoch, Name, SiteId, VersionId, WorkloadId};
@@ -25,7 +27,6 @@ const RESEND_EVERY: u64 = 10;
 
 /// Why a connection is closed, as the agent sees it.
 pub const CLOSE_UNKNOWN: u32 = 1;
-pub const CLOSE_REVOKED: u32 = 2;
 pub const CLOSE_REPLACED: u32 = 3;
 pub const CLOSE_FAULT: u32 = 4;
 

@@ -211,6 +211,18 @@ impl Journal {
         actions
     }
 
+    /// The site is revoked: what runs here may be started elsewhere from now on.
+    pub fn stop_all(&mut self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (workload, entry) in &mut self.entries {
+            if !matches!(entry.phase, Phase::Finished(_)) {
+                entry.stopping = true;
+                actions.push(Action::Stop { workload: workload.clone(), epoch: entry.epoch });
+            }
+        }
+        actions
+    }
+
     pub fn observed(&self) -> Vec<Observed> {
         self.entries
             .iter()

@@ -127,3 +127,26 @@ fn a_revoked_site_is_out_at_once() {
     });
     assert!(why.contains("there: is "), "{why}");
 }
+
+/// What ran at a site that is revoked is ended there, and tried elsewhere.
+#[test]
+fn what_a_revoked_site_ran_goes_on_elsewhere() {
+    let world = World::with_sites(&[("here", &[]), ("there", &[])]);
+    world.ok(&["site", "set", "here", "--draining", "true"]);
+    let yaml = "project: p\nstages: { a: { run: 'echo \"a $TOMBOLO_SITE\" >> $MARKS; \
+                while [ $TOMBOLO_SITE = there ]; do sleep 0.05; done' } }\n";
+    let dir = world.project("p", yaml, &[]);
+    let run = world.ok(&["run", &dir, "--detach", "--site", "here"]).trim().to_owned();
+    world.wait_mark("a", 1);
+    assert_eq!(world.marks_of("a"), ["there"]);
+
+    world.ok(&["site", "set", "here", "--draining", "false"]);
+    world.ok(&["site", "revoke", "there"]);
+    world.wait_run(&run, &["succeeded"]);
+    assert_eq!(world.marks_of("a"), ["there", "here"]);
+    wait(super::world::SOON, "the revoked site has stopped what it ran", || {
+        world.shims("sleep 0.05").is_empty().then_some(())
+    });
+    let view = workload(&world.view(&run), "a");
+    assert!(view["attempts"][0]["outcome"].as_str().unwrap().contains("was revoked"), "{view:#}");
+}

@@ -94,7 +94,7 @@ pub(super) async fn revoke(
 ) -> Result<Json<SiteView>, Fault> {
     let site = id.clone();
     let revoked = shared.engine.change(move |world, now| {
-        world.edit_site(&site, |record| record.revoked = true)?;
+        world.revoke(&site, now)?;
         Ok::<_, Fault>(((), vec![caller.done(now, &site, None)]))
     });
     revoked.await??;

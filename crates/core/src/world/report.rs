@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_MAX, LOST_RETRIES_MAX, Release, SERVICE_STARTS_MAX, VersionRecord,
+    ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_MAX, LOST_RETRIES_MAX, Refusal, Release, SERVICE_STARTS_MAX, VersionRecord,
     WorkloadRecord, World,
 };
 use crate::ids::{Epoch, SiteId, VersionId, WorkloadId};
@@ -174,6 +174,32 @@ impl World {
         self.touch(id);
         self.tell(now, id, text);
         self.changes.wake.insert(site.clone());
+    }
+
+    /// A site is out: its key is refused, its facts are no facts, and what it ran is tried elsewhere. The agent is
+    /// told to stop everything; one that can't be told is not waited for, since a person has given it up.
+    pub fn revoke(&mut self, site: &SiteId, now: Timestamp) -> Result<(), Refusal> {
+        self.edit_site(site, |record| record.revoked = true)?;
+        let there: Vec<WorkloadId> =
+            self.workloads.iter().filter(|(_, r)| r.state.site() == Some(site)).map(|(id, _)| id.clone()).collect();
+        for id in there {
+            let stopping = self.workloads[&id].stopping;
+            let outcome = match stopping {
+                true => Outcome::Stopped,
+                false => Outcome::Lost { why: format!("its site {site} was revoked") },
+            };
+            let finish = Finish::without_running(outcome.clone(), now);
+            self.note_attempt(site, &id, &finish, &outcome, now);
+            let record = self.workloads.get_mut(&id).expect("listed above");
+            let retry_at = retry_at(record, &outcome, now);
+            if let Ok(next) = record.state.step(Step::Ended { outcome: outcome.clone(), retry_at }, now) {
+                record.state = next;
+                record.stopping = false;
+            }
+            self.touch(&id);
+            self.tell(now, &id, Some(outcome.to_string()));
+        }
+        Ok(())
     }
 
     /// An output that the stage does not declare, or one that it declares and did not make.
