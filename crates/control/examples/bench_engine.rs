@@ -141,7 +141,15 @@ async fn start(dir: &Path, sites: usize, cpus: u64) -> Outcomes<Engine> {
         }
         let replicas = names.iter().cloned().collect();
         let residency = Residency::anywhere();
-        let code = VersionRecord { bytes: 10_000, files: 1, residency, made_by: None, at: Timestamp(0), replicas };
+        let code = VersionRecord {
+            bytes: 10_000,
+            files: 1,
+            residency,
+            made_by: None,
+            given: Default::default(),
+            at: Timestamp(0),
+            replicas,
+        };
         world.add_version(CODE, code, &names[0])?;
         for name in &names {
             world.report(name, &Report::default(), now);

@@ -23,7 +23,7 @@ pub enum Term {
 }
 
 /// Picks the sites that any of its terms picks. A selector without terms picks none.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Selector(pub BTreeSet<Term>);
 

@@ -77,7 +77,15 @@ impl Sim {
             for (version, residency) in [(raw, residency), (code, Default::default())] {
                 let replicas = [home.clone()].into();
                 let bytes = rng.range(1 << 20, 1 << 30);
-                let record = VersionRecord { bytes, files: 1, residency, made_by: None, at: self.now, replicas };
+                let record = VersionRecord {
+                    bytes,
+                    files: 1,
+                    residency,
+                    made_by: None,
+                    given: Default::default(),
+                    at: self.now,
+                    replicas,
+                };
                 control.change(&mut self.disk, self.now, false, |world| {
                     world.add_version(version, record, &home).expect("home may have it")
                 });

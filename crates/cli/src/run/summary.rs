@@ -10,8 +10,9 @@ use crate::render;
 /// A table of the run's stages and services, the sums, and the addresses that answer.
 pub fn summary(view: &RunView) -> String {
     let mut workloads: Vec<&WorkloadView> = view.workloads.iter().collect();
-    // In the order in which they began; what never did comes last.
-    workloads.sort_by_key(|workload| workload.attempts.first().map_or(i64::MAX, |attempt| attempt.placed));
+    // In the order in which they began, or were found to be done already; what never did comes last.
+    let began = |workload: &WorkloadView| workload.attempts.first().map(|attempt| attempt.placed).or(workload.since);
+    workloads.sort_by_key(|workload| began(workload).unwrap_or(i64::MAX));
     let rows = workloads.into_iter().map(row).collect();
     let mut text = render::table(&["stage", "state", "site", "ran", "moved", "cost", "made"], &[3, 4, 5], rows);
     let attempts = || view.workloads.iter().flat_map(|workload| &workload.attempts);

@@ -79,5 +79,13 @@ fn stand_in(name: &str) -> VersionId {
 }
 
 fn version(bytes: u64, residency: Residency, at: Timestamp) -> VersionRecord {
-    VersionRecord { bytes, files: 1, residency, made_by: None, at, replicas: Default::default() }
+    VersionRecord {
+        bytes,
+        files: 1,
+        residency,
+        made_by: None,
+        given: Default::default(),
+        at,
+        replicas: Default::default(),
+    }
 }

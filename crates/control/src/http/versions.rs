@@ -37,7 +37,8 @@ pub(super) async fn add(
                 return Err(Fault::conflict("revoked", format!("the site {site} is revoked")));
             }
             let replicas = Default::default();
-            let record = VersionRecord { bytes, files, residency, made_by: None, at: now, replicas };
+            let record =
+                VersionRecord { bytes, files, residency, made_by: None, given: Default::default(), at: now, replicas };
             world.add_version(version, record, &site)?;
             let name = dataset.as_ref().map(ToString::to_string);
             let detail = match &name {

@@ -41,6 +41,7 @@ pub fn version(at: &[&str]) -> VersionRecord {
         files: 1,
         residency: Residency::anywhere(),
         made_by: None,
+        given: Default::default(),
         at: Timestamp(7),
         replicas: at.iter().map(|site| site_id(site)).collect(),
     }

@@ -67,7 +67,12 @@ impl World {
     /// What an earlier run left under the key, or nothing.
     pub fn cache_answer(&mut self, id: &WorkloadId, found: Option<BTreeMap<Name, Made>>, now: Timestamp) {
         let usable = found.filter(|outputs| self.still_there(id, outputs));
-        let Some(record) = self.workloads.get_mut(id).filter(|record| record.cache == Cache::Asked) else { return };
+        if !self.workloads.get(id).is_some_and(|record| record.cache == Cache::Asked) {
+            return;
+        }
+        // Whatever the answer, the workload can be placed or others can go on.
+        self.planned.stale = true;
+        let record = self.workloads.get_mut(id).expect("looked up above");
         let Some((outputs, next)) = usable.zip(record.state.step(Step::CacheHit, now).ok()) else {
             record.cache = Cache::Missed;
             return;
@@ -75,6 +80,7 @@ impl World {
         let WorkloadRecord { cache, state, .. } = record;
         (*cache, *state) = (Cache::Hit, next);
         record.outputs = outputs;
+        self.govern_outputs(id);
         self.touch(id);
         self.tell(now, id, Some("unchanged since an earlier run".to_owned()));
     }

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 
 use super::problem::Loads;
-use super::{Attempt, CLOCK_DRIFT_PER_MILLE, Cache, REPLAN_EVERY, RunRecord, RunState, WorkloadRecord, World};
+use super::{
+    ATTEMPTS_MAX, Attempt, CLOCK_DRIFT_PER_MILLE, Cache, REPLAN_EVERY, RunRecord, RunState, WorkloadRecord, World,
+};
 use crate::ids::{Name, RunId, SiteId, WorkloadId};
 use crate::placement::{self, Placement};
 use crate::sync::Outcome;
 use crate::time::{Millis, Timestamp};
 use crate::workload::{State, Step};
 
-/// Runs in a row that got nothing placed for want of room, after which a pass ends: those behind them wait
-/// for the same room.
+/// Runs in a row that got nothing placed, after which those behind them are planned only where there is room for
+/// them at all: planning each again and again would tell nothing new.
 const FULL_RUNS_MAX: usize = 64;
 
 impl World {
@@ -148,13 +150,25 @@ impl World {
             if !planned.insert(id.clone()) {
                 continue;
             }
+            if full >= FULL_RUNS_MAX && !self.may_fit(&id, &loads, now) {
+                continue;
+            }
             let placed = self.place_run(&id, &mut loads, now);
             full = if placed { 0 } else { full + 1 };
-            if full >= FULL_RUNS_MAX {
-                break;
-            }
         }
         self.planned.stale = false;
+    }
+
+    /// Whether some stage of a run could begin somewhere now, as far as room, reach and its selector go.
+    fn may_fit(&self, id: &RunId, loads: &Loads, now: Timestamp) -> bool {
+        let open: Vec<_> = self.sites.values().filter(|site| site.reachable(now) && !site.draining).collect();
+        self.workloads_of(id).filter(|record| placeable(record)).any(|record| {
+            let spec = &record.spec;
+            open.iter().any(|site| {
+                let picked = spec.site.as_ref().is_none_or(|s| s.picks(&site.info.id, &site.info.labels));
+                picked && loads.free(&site.info.id).holds(&spec.resources)
+            })
+        })
     }
 
     /// Whether a pass may find something that the one before did not.
@@ -242,6 +256,8 @@ impl World {
             metric: None,
             cost: 0.0,
         });
+        let excess = record.attempts.len().saturating_sub(ATTEMPTS_MAX);
+        record.attempts.drain(..excess);
         record.why = None;
         record.placement = Some(placement);
         self.take_step(id, Step::Place { site }, now, None);

@@ -85,7 +85,8 @@ pub struct SiteRecord {
 
 impl SiteRecord {
     pub fn reachable(&self, now: Timestamp) -> bool {
-        !self.revoked && self.heard.is_some_and(|heard| now.since(heard) <= SILENCE_MAX)
+        // A time to come is of a clock that was set back since, and proves nothing.
+        !self.revoked && self.heard.is_some_and(|heard| heard <= now && now.since(heard) <= SILENCE_MAX)
     }
 }
 
@@ -203,6 +204,9 @@ pub struct VersionRecord {
     pub bytes: u64,
     pub files: u64,
     pub residency: Residency,
+    /// Those of the rules that it has from elsewhere than the inputs of the stage that made it.
+    #[serde(default)]
+    pub given: Residency,
     /// The stage that made it.
     #[serde(default)]
     pub made_by: Option<WorkloadId>,
@@ -304,6 +308,9 @@ impl World {
     /// What a site should have, with all that it needs to know. Entries without an order tell it to stop.
     pub fn desired(&self, site: &SiteId, observed: &[Observed]) -> Desired {
         let mut desired = Desired::default();
+        if self.sites.get(site).is_none_or(|site| site.revoked) {
+            return desired;
+        }
         for (id, record) in self.workloads.iter().filter(|(_, record)| record.state.site() == Some(site)) {
             let intent = match record.stopping {
                 true => Intent::Stop,

@@ -69,7 +69,10 @@ impl World {
 
     /// The problem of placing what a run has left to do, beside what holds resources already.
     pub fn problem(&self, run: &RunRecord, loads: &Loads, now: Timestamp) -> Problem {
-        let names: Vec<&WorkloadRecord> = self.workloads_of(&run.id).collect();
+        let ended = |record: &&WorkloadRecord| {
+            !matches!(record.state, State::Failed { .. } | State::Stopped { .. } | State::Skipped { .. })
+        };
+        let names: Vec<&WorkloadRecord> = self.workloads_of(&run.id).filter(ended).collect();
         let index: BTreeMap<&Name, usize> = names.iter().enumerate().map(|(i, record)| (&record.id.name, i)).collect();
         let tasks: Vec<_> = names.iter().map(|record| self.task(run, record, &index, now)).collect();
         let mut need = Resources::default();

@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_MAX, LOST_RETRIES_MAX, Refusal, Release, SERVICE_STARTS_MAX, VersionRecord,
-    WorkloadRecord, World,
+    BACKOFF_FIRST, BACKOFF_MAX, LOST_RETRIES_MAX, Refusal, Release, SERVICE_STARTS_MAX, VersionRecord, WorkloadRecord,
+    World,
 };
 use crate::ids::{Epoch, SiteId, VersionId, WorkloadId};
-use crate::residency::Residency;
+use crate::residency::{Residency, Selector};
 use crate::sync::{Assignment, Desired, Finish, Intent, Observed, Outcome, Phase, Replicas, Report, TransferSeen};
 use crate::time::{Millis, Timestamp};
 use crate::workload::{State, Step};
+
+/// The longest run time that is remembered, whatever a site says: a year.
+const RAN_MAX: Millis = Millis::from_secs(366 * 24 * 3600);
+/// How long a service has to have answered for its next end to count as the first.
+const SERVED_WELL: Millis = Millis::from_secs(60);
 
 /// What the control plane knows of a placement that a site reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +46,10 @@ impl World {
     }
 
     fn note_transfer(&mut self, site: &SiteId, seen: &TransferSeen) {
+        // A site may say what it likes; only what is between sites that there are is remembered.
+        if !self.sites.contains_key(&seen.from) || seen.from == *site {
+            return;
+        }
         let link = self.links.get(&seen.from, site);
         let measured = link.measured(seen.wire_bytes, seen.took);
         if measured != link {
@@ -51,7 +60,7 @@ impl World {
         let Some(id) = &seen.workload else { return };
         let Some(record) = self.workloads.get_mut(id) else { return };
         if let Some(attempt) = record.attempts.last_mut().filter(|attempt| attempt.site == *site) {
-            attempt.bytes_in += seen.wire_bytes;
+            attempt.bytes_in = attempt.bytes_in.saturating_add(seen.wire_bytes);
             attempt.cost += egress;
             self.changes.workloads.insert(id.clone());
         }
@@ -120,9 +129,6 @@ impl World {
         let Ok(next) = record.state.step(step, now) else { return };
         let ready = matches!(next, State::Ready { .. });
         record.state = next;
-        if ready {
-            record.failures = 0;
-        }
         self.touch(id);
         self.tell(now, id, None);
         if ready {
@@ -156,6 +162,10 @@ impl World {
         self.note_attempt(site, id, finish, &outcome, now);
         let record = self.workloads.get_mut(id).expect("known to be live");
         record.state_dir = finish.state.or(record.state_dir);
+        if matches!(record.state, State::Ready { since, .. } if now.since(since) >= SERVED_WELL) {
+            // It did its work for a while: what ends it now is not what ended it before.
+            record.failures = 0;
+        }
         let retry_at = retry_at(record, &outcome, now);
         let text = (!succeeded).then(|| match retry_at {
             Some(at) => format!("{outcome}; tries again in {}", at.since(now)),
@@ -240,11 +250,11 @@ impl World {
         if let Some(key) = self.cache_key(id) {
             self.changes.cached.push((key, id.clone()));
         }
-        let ran = finish.ran;
+        let ran = finish.ran.map(|ran| Millis(ran.0.min(RAN_MAX.0)));
         let key = (id.run.project().clone(), id.name.clone());
         let past = self.history.entry(key.clone()).or_default();
         if let Some(ran) = ran {
-            let mean = past.ran.get(site).map_or(ran, |old| Millis((old.0 + ran.0) / 2));
+            let mean = past.ran.get(site).map_or(ran, |old| Millis(old.0 / 2 + ran.0 / 2));
             past.ran.insert(site.clone(), mean);
         }
         past.outputs = outputs.iter().map(|(name, made)| (name.clone(), made.bytes)).collect();
@@ -266,21 +276,41 @@ impl World {
         let record = self.versions.entry(id).or_insert_with(|| VersionRecord {
             bytes,
             files,
-            residency: residency.clone(),
+            residency: Residency::anywhere(),
+            given: Residency::anywhere(),
             made_by: made_by.clone(),
             at: now,
             replicas: Default::default(),
         });
-        // Bytes that were known before keep the rules that they were under, also against a release; but for those that
-        // they have only from an earlier run of the very stage that releases them now.
-        let same_stage = |a: &WorkloadId, b: &WorkloadId| a.run.project() == b.run.project() && a.name == b.name;
-        let own = match (&record.made_by, &made_by) {
-            (Some(old), Some(new)) => same_stage(old, new),
-            _ => false,
-        };
-        record.residency = if own { residency } else { record.residency.and(&residency) };
         record.replicas.insert(site.clone());
+        self.govern(id, residency, made_by.as_ref());
+    }
+
+    /// The rules that a stage's making of a version puts it under. What the very same stage had inherited before is
+    /// replaced, so that a release works although the bytes are the same; every other rule stays.
+    fn govern(&mut self, id: VersionId, inherited: Residency, made_by: Option<&WorkloadId>) {
+        let Some(record) = self.versions.get_mut(&id) else { return };
+        let same_stage = |a: &WorkloadId, b: &WorkloadId| a.run.project() == b.run.project() && a.name == b.name;
+        let own = record.made_by.as_ref().zip(made_by).is_some_and(|(old, new)| same_stage(old, new));
+        if own {
+            record.residency = record.given.and(&inherited);
+        } else {
+            record.given = record.given.and(&inherited);
+            record.residency = record.residency.and(&inherited);
+        }
         self.changes.versions.insert(id);
+    }
+
+    /// Outputs that an earlier run left are under the rules that this run's inputs are under now.
+    pub(super) fn govern_outputs(&mut self, id: &WorkloadId) {
+        let inherited = self.inherited(id);
+        let record = &self.workloads[id];
+        let released = record.spec.job().map(|job| job.release.clone()).unwrap_or_default();
+        let outputs: Vec<_> = record.outputs.iter().map(|(name, made)| (name.clone(), made.version)).collect();
+        for (name, version) in outputs {
+            let residency = if released.contains(&name) { Residency::anywhere() } else { inherited.clone() };
+            self.govern(version, residency, Some(id));
+        }
     }
 
     /// The residency of whatever derives from a workload's inputs.
@@ -288,9 +318,11 @@ impl World {
         let Some(run) = self.runs.get(&id.run) else { return Residency::anywhere() };
         let record = &self.workloads[id];
         let versions = record.spec.inputs.values().filter_map(|source| self.resolve(run, source)).chain([run.code]);
-        versions
-            .filter_map(|version| self.versions.get(&version))
-            .fold(Residency::anywhere(), |all, version| all.and(&version.residency))
+        versions.fold(Residency::anywhere(), |all, version| match self.versions.get(&version) {
+            Some(version) => all.and(&version.residency),
+            // Of what is forgotten nobody knows the rules any more: then nowhere is allowed.
+            None => all.and(&Residency::keep_at(Selector::default())),
+        })
     }
 
     fn note_attempt(&mut self, site: &SiteId, id: &WorkloadId, finish: &Finish, outcome: &Outcome, now: Timestamp) {
@@ -307,8 +339,6 @@ impl World {
             attempt.metric = finish.metric;
             attempt.cost += prices.compute(&need, finish.ran.unwrap_or_default());
         }
-        let excess = record.attempts.len().saturating_sub(ATTEMPTS_MAX);
-        record.attempts.drain(..excess);
     }
 }
 

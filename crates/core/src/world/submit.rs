@@ -92,7 +92,8 @@ impl World {
     /// Asks everything of a run to stop. Asking again changes nothing.
     pub fn stop(&mut self, run: &RunId, now: Timestamp) -> Result<(), Refusal> {
         let record = self.runs.get(run).ok_or_else(|| Refusal::NoRun(run.clone()))?;
-        if let state @ (RunState::Succeeded | RunState::Failed | RunState::Stopped) = record.state {
+        let (state, serving) = (record.state, self.workloads_of(run).any(|record| !record.state.is_final()));
+        if let (RunState::Succeeded | RunState::Failed | RunState::Stopped, false) = (state, serving) {
             return Err(Refusal::Over(run.clone(), state.word()));
         }
         let ids: Vec<_> = self.workloads_of(run).map(|record| record.id.clone()).collect();
@@ -194,7 +195,9 @@ impl World {
         if let Some(rule) = residency.forbids(site, &place.info.labels) {
             return Err(Refusal::Residency { version: id, site: site.clone(), rule: format!("keep at {rule}") });
         }
+        let given = record.residency.clone();
         let entry = self.versions.entry(id).or_insert(record);
+        entry.given = entry.given.and(&given);
         entry.residency = residency;
         entry.replicas.insert(site.clone());
         self.changes.versions.insert(id);

@@ -1,0 +1,341 @@
+//! A world that is played by words: each step happens, the world decides, and how things are then is one line.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tombolo_core::digest::Digest;
+use tombolo_core::residency::{Residency, Selector};
+use tombolo_core::site::{Prices, SiteInfo};
+use tombolo_core::spec::{Bound, Command, DataSpec, Job, Kind, Objective, ProjectSpec, Service, WorkloadSpec};
+use tombolo_core::sync::{Finish, Intent, Made, Observed, Outcome, Phase, Replicas, Report};
+use tombolo_core::workload::State;
+use tombolo_core::world::{Event, Refusal, Release, SiteRecord, Submission, VersionRecord, World};
+use tombolo_core::{Epoch, Millis, Name, Resources, RunId, SiteId, Timestamp, VersionId, WorkloadId};
+
+pub struct Play {
+    pub world: World,
+    pub now: Timestamp,
+    pub events: Vec<Event>,
+    pub released: Vec<Release>,
+    /// Sites that don't report.
+    pub silent: BTreeSet<SiteId>,
+    /// What the edge's store would remember.
+    cached: BTreeMap<String, BTreeMap<Name, Made>>,
+}
+
+pub fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+pub fn site(text: &str) -> SiteId {
+    SiteId::new(text).unwrap()
+}
+
+pub fn run(text: &str) -> RunId {
+    text.parse().unwrap()
+}
+
+pub fn id(text: &str) -> WorkloadId {
+    text.parse().unwrap()
+}
+
+/// Versions are named by one word, and equal words are equal bytes.
+pub fn version(word: &str) -> VersionId {
+    let mut digest = [0; 32];
+    let bytes = word.as_bytes();
+    digest[..bytes.len()].copy_from_slice(bytes);
+    VersionId(Digest(digest))
+}
+
+/// `key=value` words after a first one.
+struct Words<'a>(&'a str, Vec<(&'a str, &'a str)>);
+
+impl<'a> Words<'a> {
+    fn of(line: &'a str) -> Words<'a> {
+        let mut words = line.split_whitespace();
+        let first = words.next().unwrap();
+        Words(first, words.map(|word| word.split_once('=').unwrap_or((word, ""))).collect())
+    }
+
+    fn get(&self, key: &str) -> Option<&'a str> {
+        self.1.iter().find(|(k, _)| *k == key).map(|(_, value)| *value)
+    }
+
+    fn all(&self, key: &str) -> impl Iterator<Item = &'a str> {
+        self.1.iter().filter(move |(k, _)| *k == key).map(|(_, value)| *value)
+    }
+
+    fn number(&self, key: &str, default: u64) -> u64 {
+        self.get(key).map_or(default, |value| value.parse().unwrap())
+    }
+}
+
+/// `train cpus=2 in=data out=model out=metrics release=model retries=1 prio=5 site=a failover=20 service replicas=2`
+fn workload(line: &str) -> (Name, WorkloadSpec) {
+    let words = Words::of(line);
+    let kind = match words.get("service") {
+        Some(_) => Kind::Service(Service { port: None, ready: None, replicas: words.number("replicas", 1) as u32 }),
+        None => Kind::Job(Job {
+            outputs: words.all("out").map(name).collect(),
+            retries: words.number("retries", 0) as u32,
+            release: words.all("release").map(name).collect(),
+            ..Job::default()
+        }),
+    };
+    let spec = WorkloadSpec {
+        kind,
+        command: Command::Run(words.get("do").unwrap_or(words.0).to_owned()),
+        python: None,
+        image: None,
+        inputs: words.all("in").map(|input| (name(input), name(input))).collect(),
+        env: BTreeMap::new(),
+        secrets: BTreeSet::new(),
+        resources: Resources { cpus_milli: 1000 * words.number("cpus", 1), ..Resources::default() },
+        site: words.get("site").map(|at| Selector::site(site(at))),
+        grace: Millis(5_000),
+        priority: words.get("prio").map_or(0, |prio| prio.parse().unwrap()),
+        failover_after: words.get("failover").map(|secs| Millis::from_secs(secs.parse().unwrap())),
+        duration: words.get("takes").map(|secs| Millis::from_secs(secs.parse().unwrap())),
+    };
+    (name(words.0), spec)
+}
+
+/// What a run of the project reads that nothing in it makes is its data.
+pub fn project(project: &str, lines: &[&str]) -> ProjectSpec {
+    let workloads: BTreeMap<_, _> = lines.iter().map(|line| workload(line)).collect();
+    let made: BTreeSet<&Name> = workloads.values().flat_map(|spec| spec.outputs()).collect();
+    let read = workloads.values().flat_map(|spec: &WorkloadSpec| spec.inputs.values());
+    let external: BTreeSet<Name> = read.filter(|input| !made.contains(input)).cloned().collect();
+    let data = external.into_iter().map(|n| (n, DataSpec { path: None, residency: Residency::anywhere() }));
+    ProjectSpec { name: name(project), data: data.collect(), objective: Objective::Cost, workloads }
+}
+
+impl Play {
+    /// Sites as `a cpus=2 price=1`, each reachable.
+    pub fn new(sites: &[&str]) -> Play {
+        let now = Timestamp(1_000_000);
+        let mut play = Play {
+            world: World::default(),
+            now,
+            events: Vec::new(),
+            released: Vec::new(),
+            silent: BTreeSet::new(),
+            cached: BTreeMap::new(),
+        };
+        play.world.awake = now;
+        for line in sites {
+            let words = Words::of(line);
+            let info = SiteInfo {
+                id: site(words.0),
+                labels: BTreeMap::new(),
+                capacity: Resources { cpus_milli: 1000 * words.number("cpus", 100), ..Resources::default() },
+                prices: Prices { cpu_hour: words.number("price", 0) as f64, ..Prices::default() },
+                containers: false,
+            };
+            let record =
+                SiteRecord { info, key: words.0.into(), joined: now, draining: false, revoked: false, heard: None };
+            play.world.join(record).unwrap();
+        }
+        play.know("code", None, sites.iter().map(|line| Words::of(line).0).collect::<Vec<_>>().as_slice());
+        play.settle();
+        play
+    }
+
+    /// A version at sites, kept at one of them where that is said.
+    pub fn know(&mut self, word: &str, keep_at: Option<&str>, at: &[&str]) {
+        let residency = keep_at.map_or(Residency::anywhere(), |at| Residency::keep_at(Selector::site(site(at))));
+        for place in at {
+            let record = VersionRecord {
+                bytes: 10,
+                files: 1,
+                residency: residency.clone(),
+                made_by: None,
+                given: Default::default(),
+                at: self.now,
+                replicas: BTreeSet::new(),
+            };
+            self.world.add_version(version(word), record, &site(place)).unwrap();
+        }
+    }
+
+    /// A run; its data are the versions of the same name.
+    pub fn submit(&mut self, id: &str, lines: &[&str]) {
+        self.try_submit(id, lines, false).unwrap();
+    }
+
+    pub fn try_submit(&mut self, id: &str, lines: &[&str], force: bool) -> Result<(), Refusal> {
+        let id = run(id);
+        let spec = project(id.project().as_str(), lines);
+        let data = spec.data.keys().map(|name| (name.clone(), version(name.as_str()))).collect();
+        let submission = Submission { id, spec, code: version("code"), data, by: "ann".into(), force };
+        self.world.submit(submission, self.now)?;
+        self.settle();
+        Ok(())
+    }
+
+    /// Heartbeats, decisions and the cache's answers, until nothing more follows.
+    pub fn settle(&mut self) {
+        let ids: Vec<SiteId> = self.world.sites.keys().cloned().collect();
+        for site in ids.iter().filter(|site| !self.silent.contains(*site)) {
+            self.world.report(site, &Report::default(), self.now);
+        }
+        loop {
+            self.world.decide(self.now);
+            let changes = self.world.take_changes();
+            for (key, made_by) in changes.cached {
+                self.cached.insert(key, self.world.workloads[&made_by].outputs.clone());
+            }
+            self.events.extend(changes.events);
+            self.released.extend(changes.released);
+            if changes.lookups.is_empty() {
+                return;
+            }
+            for (id, key) in changes.lookups {
+                self.world.cache_answer(&id, self.cached.get(&key).cloned(), self.now);
+            }
+        }
+    }
+
+    /// One step, and all that follows from it.
+    pub fn step(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            [] => {}
+            ["wait", secs] => {
+                // Second by second, as heartbeats and ticks come.
+                for _ in 0..secs.parse::<u64>().unwrap() {
+                    self.now = self.now + Millis(1_000);
+                    self.settle();
+                }
+            }
+            ["silence", at] => drop(self.silent.insert(site(at))),
+            ["hear", at] => drop(self.silent.remove(&site(at))),
+            ["drain", at] => self.world.edit_site(&site(at), |record| record.draining = true).unwrap(),
+            ["undrain", at] => self.world.edit_site(&site(at), |record| record.draining = false).unwrap(),
+            ["revoke", at] => self.world.revoke(&site(at), self.now).unwrap(),
+            ["retire"] => drop(self.world.retire()),
+            ["stop", what] if what.contains('/') => self.world.stop_workload(&id(what), self.now).unwrap(),
+            ["stop", what] => self.world.stop(&run(what), self.now).unwrap(),
+            ["retry", what] => self.world.retry(&run(what), self.now).unwrap(),
+            ["accept", what] => self.see(what, Phase::Preparing),
+            ["start", what] => self.see(what, Phase::Running { since: self.now }),
+            ["ready", what] => self.see(what, Phase::Ready { since: self.now, address: "h:1".into() }),
+            ["end", what, how @ ..] => {
+                let finish = self.finish(what, how);
+                self.see(what, Phase::Finished(Box::new(finish)));
+            }
+            other => panic!("{other:?}"),
+        }
+        self.settle();
+    }
+
+    /// `p-1/train` is its newest placement, wherever that was; `p-1/train#1@a` another.
+    fn see(&mut self, what: &str, phase: Phase) {
+        let (workload, old) = what.split_once('#').map_or((what, None), |(id, old)| (id, Some(old)));
+        let workload = id(workload);
+        let (epoch, place) = match old {
+            Some(old) => {
+                let (epoch, place) = old.split_once('@').unwrap();
+                (Epoch(epoch.parse().unwrap()), site(place))
+            }
+            None => {
+                let attempt = self.world.workloads[&workload].attempts.last().unwrap();
+                (attempt.epoch, attempt.site.clone())
+            }
+        };
+        let observed = vec![Observed { workload, epoch, phase }];
+        let report = Report { observed, replicas: Replicas::default(), transfers: Vec::new() };
+        self.world.report(&place, &report, self.now);
+    }
+
+    /// `ok`, `ok model=m1 left=s1`, `failed`, `gate`, `lost`, `stopped`, `checkpointed`. Unless said otherwise an
+    /// output's bytes are those of its name.
+    fn finish(&self, what: &str, how: &[&str]) -> Finish {
+        let outcome = match how[0] {
+            "ok" => Outcome::Succeeded,
+            "failed" => Outcome::Failed { code: 1 },
+            "gate" => Outcome::GateFailed { metric: "auc".into(), value: 0.4, bound: Bound::AtLeast(0.5) },
+            "lost" => Outcome::Lost { why: "a power cut".into() },
+            "stopped" => Outcome::Stopped,
+            "checkpointed" => Outcome::Checkpointed,
+            other => panic!("{other}"),
+        };
+        let mut finish = Finish::without_running(outcome, self.now);
+        finish.ran = Some(Millis(1_000));
+        let made = |word: &str| Made { version: version(word), bytes: 10, files: 1 };
+        let record = &self.world.workloads[&id(what.split('#').next().unwrap())];
+        if how[0] == "ok" {
+            finish.outputs = record.spec.outputs().map(|name| (name.clone(), made(name.as_str()))).collect();
+        }
+        for (key, value) in how[1..].iter().map(|word| word.split_once('=').unwrap()) {
+            match key {
+                "left" => finish.state = Some(version(value)),
+                output => drop(finish.outputs.insert(name(output), made(value))),
+            }
+        }
+        finish
+    }
+
+    /// `p-1 active: clean=running@a#1 train=waiting`.
+    pub fn how(&self, of: &str) -> String {
+        let Some(record) = self.world.runs.get(&run(of)) else { return format!("{of} is not live") };
+        let mut text = format!("{of} {}:", record.state.word());
+        for record in self.world.workloads_of(&run(of)) {
+            text += &format!(" {}={}", record.id.name, record.state.word());
+            if let Some(site) = record.state.site() {
+                text += &format!("@{site}#{}{}", record.epoch, if record.stopping { "!" } else { "" });
+            }
+        }
+        text
+    }
+
+    /// Steps, each with how one run is afterwards.
+    pub fn table(&mut self, of: &str, rows: &[(&str, &str)]) {
+        for (step, expected) in rows {
+            self.step(step);
+            let seen = self.how(of);
+            let seen = seen.strip_prefix(&format!("{of} ")).unwrap_or(&seen);
+            assert_eq!(seen, *expected, "after {step:?}");
+        }
+    }
+
+    pub fn why(&self, workload: &str) -> &str {
+        self.world.workloads[&id(workload)].why.as_deref().unwrap_or_default()
+    }
+
+    pub fn residency(&self, word: &str) -> String {
+        self.world.versions[&version(word)].residency.to_string()
+    }
+
+    /// What a site is told, as `run p-1/x#1`, `stop p-1/x#1`, `settled p-1/x#1`.
+    pub fn told(&self, at: &str, seen: &[(&str, u64, bool)]) -> Vec<String> {
+        let observed: Vec<_> = seen
+            .iter()
+            .map(|(workload, epoch, over)| {
+                let finish = Finish::without_running(Outcome::Stopped, self.now);
+                let phase = if *over { Phase::Finished(Box::new(finish)) } else { Phase::Preparing };
+                Observed { workload: id(workload), epoch: Epoch(*epoch), phase }
+            })
+            .collect();
+        let desired = self.world.desired(&site(at), &observed);
+        let mut told: Vec<_> = desired
+            .assignments
+            .iter()
+            .map(|one| {
+                let word = if one.intent == Intent::Stop { "stop" } else { "run" };
+                format!("{word} {}#{}", one.workload, one.epoch)
+            })
+            .collect();
+        told.extend(desired.settled.iter().map(|(workload, epoch)| format!("settled {workload}#{epoch}")));
+        told
+    }
+
+    /// What every site holds is within what it has.
+    pub fn within_capacity(&self) {
+        for record in self.world.sites.values() {
+            let here = |state: &State| state.site() == Some(&record.info.id);
+            let held = self.world.workloads.values().filter(|record| here(&record.state));
+            let held: u64 = held.map(|record| record.spec.resources.cpus_milli).sum();
+            assert!(held <= record.info.capacity.cpus_milli, "{} holds {held}", record.info.id);
+        }
+    }
+}
