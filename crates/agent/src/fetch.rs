@@ -73,7 +73,10 @@ impl Fetcher {
                     continue;
                 }
                 Asked::From(sources) if sources.is_empty() => {
-                    format!("no connected site has version {}", version.short())
+                    // Who has it is out of reach for now, which is nobody's failure either.
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                    continue;
                 }
                 Asked::From(sources) => match self.fetch_from(version, sources, workload, watcher.clone()).await {
                     Ok(seen) => break Ok(Some(seen)),

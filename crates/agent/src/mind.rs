@@ -48,6 +48,8 @@ pub struct Mind {
     wakes: mpsc::Sender<Wake>,
     /// In memory only, by design: after a restart the control plane sends them again.
     secrets: BTreeMap<WorkloadId, BTreeMap<Name, String>>,
+    /// Placements that wait for their secrets, which the control plane sends again after a restart.
+    without_secrets: BTreeSet<(WorkloadId, Epoch)>,
     /// Placements that are being prepared, with what stops the preparation.
     starting: BTreeMap<(WorkloadId, Epoch), CancellationToken>,
     line: Option<mpsc::Sender<Up>>,
@@ -84,6 +86,7 @@ impl Mind {
             fetcher,
             wakes,
             secrets: BTreeMap::new(),
+            without_secrets: BTreeSet::new(),
             starting: BTreeMap::new(),
             line: None,
             number: 0,
@@ -201,6 +204,12 @@ impl Mind {
             self.sent.retain(|number, _| *number > down.answers);
         }
         self.secrets.extend(down.secrets);
+        for (workload, epoch) in std::mem::take(&mut self.without_secrets) {
+            match self.secrets.contains_key(&workload) {
+                true => actions.push(Action::Start { workload, epoch }),
+                false => drop(self.without_secrets.insert((workload, epoch))),
+            }
+        }
         let before = self.journal.clone();
         actions.extend(self.journal.desired(&down.desired, clock::now()));
         for assignment in &down.desired.assignments {
@@ -232,7 +241,14 @@ impl Mind {
             match action {
                 Action::Start { workload, epoch } => self.start(workload, epoch),
                 Action::Stop { workload, epoch } => {
-                    if let Some(starting) = self.starting.get(&(workload.clone(), epoch)) {
+                    if self.without_secrets.remove(&(workload.clone(), epoch)) {
+                        let finish = Finish::without_running(Outcome::Stopped, clock::now());
+                        let wakes = self.wakes.clone();
+                        tokio::spawn(async move {
+                            let phase = Phase::Finished(Box::new(finish));
+                            let _ = wakes.send(Wake::Seen(workload, epoch, phase)).await;
+                        });
+                    } else if let Some(starting) = self.starting.get(&(workload.clone(), epoch)) {
                         starting.cancel();
                     } else {
                         self.driver.stop(&workload, epoch);
@@ -247,6 +263,10 @@ impl Mind {
         let Some(order) = self.journal.entries.get(&workload).and_then(|entry| entry.order.clone()) else { return };
         let key = (workload, epoch);
         if self.starting.contains_key(&key) {
+            return;
+        }
+        if !order.spec.secrets.is_empty() && !self.secrets.contains_key(&key.0) {
+            self.without_secrets.insert(key);
             return;
         }
         let stop = CancellationToken::new();

@@ -297,6 +297,9 @@ impl Hub {
         let place = to.clone();
         let asked = self.0.engine.look(move |world, now| {
             let from = world.sources(&version, &place)?;
+            if from.is_empty() {
+                return Err(format!("no site has version {} any more", version.short()));
+            }
             let key = world.sites.get(&place).map(|site| site.key.clone()).unwrap_or_default();
             Ok::<_, String>((from, key, now))
         });

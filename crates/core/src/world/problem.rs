@@ -74,9 +74,14 @@ impl World {
         };
         let names: Vec<&WorkloadRecord> = self.workloads_of(&run.id).filter(ended).collect();
         let index: BTreeMap<&Name, usize> = names.iter().enumerate().map(|(i, record)| (&record.id.name, i)).collect();
-        let tasks: Vec<_> = names.iter().map(|record| self.task(run, record, &index, now)).collect();
+        // Sizes that were guessed once are guessed for all: long graphs would be walked again for each stage.
+        let mut sizes = BTreeMap::new();
+        let mut tasks = Vec::with_capacity(names.len());
+        for record in &names {
+            tasks.push(self.task(run, record, &index, &mut sizes, now));
+        }
         let mut need = Resources::default();
-        tasks.iter().for_each(|task: &Task| need.add(&task.resources));
+        tasks.iter().for_each(|task| need.add(&task.resources));
         let sites = self.sites.keys().map(|site| self.site_state(site, run, loads, &need, now)).collect();
         Problem { sites, links: self.links.clone(), tasks, objective: run.spec.objective }
     }
@@ -104,9 +109,17 @@ impl World {
         }
     }
 
-    fn task(&self, run: &RunRecord, record: &WorkloadRecord, index: &BTreeMap<&Name, usize>, now: Timestamp) -> Task {
+    fn task(
+        &self,
+        run: &RunRecord,
+        record: &WorkloadRecord,
+        index: &BTreeMap<&Name, usize>,
+        sizes: &mut BTreeMap<Name, u64>,
+        now: Timestamp,
+    ) -> Task {
         let spec = &record.spec;
-        let mut inputs: Vec<_> = spec.inputs.values().filter_map(|source| self.input(run, source, index)).collect();
+        let mut inputs: Vec<_> =
+            spec.inputs.values().filter_map(|source| self.input(run, source, index, sizes)).collect();
         inputs.push(self.version_input(Name::new("code").expect("a fixed name"), &run.code));
         let past = self.history.get(&(run.id.project().clone(), record.id.name.clone()));
         let durations = past.map(|past| {
@@ -144,13 +157,19 @@ impl World {
         }
     }
 
-    fn input(&self, run: &RunRecord, source: &Name, index: &BTreeMap<&Name, usize>) -> Option<Input> {
+    fn input(
+        &self,
+        run: &RunRecord,
+        source: &Name,
+        index: &BTreeMap<&Name, usize>,
+        sizes: &mut BTreeMap<Name, u64>,
+    ) -> Option<Input> {
         if let Some(version) = self.resolve(run, source) {
             return Some(self.version_input(source.clone(), &version));
         }
         let producer = run.spec.producer(source)?;
         let job = run.spec.workloads[producer].job()?;
-        let bytes = self.expected_bytes(run, source, &mut BTreeMap::new(), 0);
+        let bytes = self.expected_bytes(run, source, sizes, 0);
         let released = job.release.contains(source);
         Some(Input::Output { name: source.clone(), task: *index.get(producer)?, bytes, released })
     }

@@ -14,6 +14,8 @@ use crate::workload::{State, Step};
 
 /// The longest run time that is remembered, whatever a site says: a year.
 const RAN_MAX: Millis = Millis::from_secs(366 * 24 * 3600);
+/// What an agent may need, beyond the grace, to hear that it is revoked and to see that all is dead.
+const REVOKED_MARGIN: Millis = Millis(500);
 /// How long a service has to have answered for its next end to count as the first.
 const SERVED_WELL: Millis = Millis::from_secs(60);
 
@@ -164,7 +166,7 @@ impl World {
         record.state_dir = finish.state.or(record.state_dir);
         if matches!(record.state, State::Ready { since, .. } if now.since(since) >= SERVED_WELL) {
             // It did its work for a while: what ends it now is not what ended it before.
-            record.failures = 0;
+            (record.failures, record.losses) = (0, 0);
         }
         let retry_at = retry_at(record, &outcome, now);
         let text = (!succeeded).then(|| match retry_at {
@@ -201,7 +203,9 @@ impl World {
             let finish = Finish::without_running(outcome.clone(), now);
             self.note_attempt(site, &id, &finish, &outcome, now);
             let record = self.workloads.get_mut(&id).expect("listed above");
-            let retry_at = retry_at(record, &outcome, now);
+            // Its agent, told to stop everything, may use up the grace.
+            let grace = record.spec.grace + REVOKED_MARGIN;
+            let retry_at = retry_at(record, &outcome, now).map(|at| at + grace);
             if let Ok(next) = record.state.step(Step::Ended { outcome: outcome.clone(), retry_at }, now) {
                 record.state = next;
                 record.stopping = false;
