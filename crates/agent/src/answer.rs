@@ -72,7 +72,7 @@ impl Answerer {
 
     async fn gc(&self, keep: Vec<VersionId>) -> Result<serde_json::Value, String> {
         let mut keep: BTreeSet<VersionId> = keep.into_iter().collect();
-        keep.extend(mind::needed(&self.journal));
+        keep.extend(mind::needed(&self.journal).map_err(|error| format!("nothing was collected: {error}"))?);
         let grace = Millis(self.gc_grace.unwrap_or(GC_GRACE).as_millis() as u64);
         self.blocking(move |store| {
             let done = store.gc(&keep, clock::now(), grace)?;

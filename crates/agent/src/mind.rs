@@ -1,7 +1,7 @@
 //! The agent's one loop: takes in what it wakes up for, lets the journal decide, saves it, then acts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tombolo_api::stream::{Down, HEARTBEAT, Up};
 use tombolo_core::journal::{Action, Journal};
-use tombolo_core::sync::{Finish, Observed, Order, Outcome, Phase, Replicas, Report, TransferSeen};
+use tombolo_core::sync::{Finish, Intent, Observed, Order, Outcome, Phase, Replicas, Report, TransferSeen};
 use tombolo_core::{Epoch, Millis, Name, VersionId, WorkloadId};
 
 use crate::AgentError;
@@ -72,12 +72,7 @@ impl Mind {
         fetcher: Fetcher,
         wakes: mpsc::Sender<Wake>,
     ) -> Result<Mind, AgentError> {
-        let journal = match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map_err(|error| AgentError::Malformed { path: path.clone(), why: error.to_string() })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Journal::default(),
-            Err(error) => return Err(io(&path, error)),
-        };
+        let journal = read_journal(&path)?;
         let lease = lease::path(path.parent().unwrap_or(&path));
         Ok(Mind {
             journal,
@@ -380,17 +375,45 @@ impl Starter {
     }
 }
 
-/// Versions that a placement of the journal still needs; garbage collection keeps them.
-pub fn needed(path: &std::path::Path) -> BTreeSet<VersionId> {
-    let journal: Option<Journal> = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    let entries = journal.unwrap_or_default().entries;
+fn read_journal(path: &Path) -> Result<Journal, AgentError> {
+    match std::fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map_err(|error| AgentError::Malformed { path: path.to_owned(), why: error.to_string() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Journal::default()),
+        Err(error) => Err(io(path, error)),
+    }
+}
+
+/// Versions that a placement of the journal still needs; garbage collection keeps them. A journal that can't be
+/// read is an error: collecting without it would take what runs.
+pub fn needed(path: &Path) -> Result<BTreeSet<VersionId>, AgentError> {
     let mut versions = BTreeSet::new();
-    for entry in entries.into_values() {
+    for entry in read_journal(path)?.entries.into_values() {
         versions.extend(entry.order.iter().flat_map(Order::versions));
+        if let Some((_, Intent::Run(next))) = &entry.next {
+            versions.extend(next.versions());
+        }
         if let Phase::Finished(finish) = &entry.phase {
             versions.extend(finish.outputs.values().map(|made| made.version));
             versions.extend(finish.state);
         }
     }
-    versions
+    Ok(versions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_needed_is_not_guessed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.json");
+        assert!(needed(&path).unwrap().is_empty(), "no journal: nothing was ever placed here");
+        std::fs::write(&path, "{ half").unwrap();
+        assert!(matches!(needed(&path), Err(AgentError::Malformed { .. })));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(matches!(needed(&path), Err(AgentError::Io { .. })));
+    }
 }
