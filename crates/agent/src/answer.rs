@@ -18,7 +18,7 @@ use tombolo_core::{Millis, SiteId, VersionId};
 use tombolo_data::{DataError, Store, VerifyOptions, transfer};
 
 use crate::clock;
-use crate::fetch::{Fetcher, Moved};
+use crate::fetch::Fetcher;
 use crate::host::HostDriver;
 use crate::mind::{self, Wake};
 
@@ -131,7 +131,7 @@ impl Answerer {
         version: VersionId,
         send: &mut SendStream,
     ) -> Result<Result<serde_json::Value, String>, FrameError> {
-        let (watcher, mut moved) = watch::channel(Moved::default());
+        let (watcher, mut moved) = watch::channel(Progress::default());
         let mut fetching = std::pin::pin!(self.fetcher.fetch(version, None, Some(watcher)));
         let mut watching = true;
         let ended = loop {
@@ -139,9 +139,8 @@ impl Answerer {
                 ended = &mut fetching => break ended,
                 changed = moved.changed(), if watching => {
                     watching = changed.is_ok();
-                    let Moved { done_bytes, total_bytes } = *moved.borrow_and_update();
-                    let what = format!("version {}", version.short());
-                    frames::write(send, &Said::Progress(Progress { what, done_bytes, total_bytes })).await?;
+                    let progress = moved.borrow_and_update().clone();
+                    frames::write(send, &Said::Progress(progress)).await?;
                 }
             }
         };

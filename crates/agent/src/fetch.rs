@@ -32,13 +32,6 @@ pub struct Fetcher {
     moving: Arc<Mutex<BTreeMap<WorkloadId, Progress>>>,
 }
 
-/// Bytes of a fetch under way, for those who watch.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Moved {
-    pub done_bytes: u64,
-    pub total_bytes: u64,
-}
-
 impl Fetcher {
     pub fn new(store: Arc<Store>, endpoint: Endpoint, line: watch::Receiver<Option<Connection>>) -> Fetcher {
         Fetcher { store, endpoint, line, under_way: Arc::default(), moving: Arc::default() }
@@ -54,7 +47,7 @@ impl Fetcher {
         &self,
         version: VersionId,
         workload: Option<&WorkloadId>,
-        watcher: Option<watch::Sender<Moved>>,
+        watcher: Option<watch::Sender<Progress>>,
     ) -> Result<Option<TransferSeen>, Outcome> {
         let turn = self.under_way.lock().expect("nobody panics holding it").entry(version).or_default().clone();
         let _turn = turn.lock().await;
@@ -122,7 +115,7 @@ impl Fetcher {
         version: VersionId,
         from: Vec<tombolo_api::stream::Source>,
         workload: Option<&WorkloadId>,
-        watcher: Option<Arc<watch::Sender<Moved>>>,
+        watcher: Option<Arc<watch::Sender<Progress>>>,
     ) -> Result<TransferSeen, Outcome> {
         let mut sources = Vec::new();
         let mut faults = Vec::new();
@@ -145,10 +138,11 @@ impl Fetcher {
         let moving = Moving { all: self.moving.clone(), workload: workload.cloned() };
         let what = format!("version {}", version.short());
         options.progress = Some(Arc::new(move |done_bytes, total_bytes| {
-            moving.note(Progress { what: what.clone(), done_bytes, total_bytes });
+            let progress = Progress { what: what.clone(), done_bytes, total_bytes };
             if let Some(watcher) = &watcher {
-                let _ = watcher.send(Moved { done_bytes, total_bytes });
+                let _ = watcher.send(progress.clone());
             }
+            moving.note(progress);
         }));
         let begun = Instant::now();
         let fetched = transfer::fetch(&self.store, version, &sources, &options).await.map_err(|error| match error {

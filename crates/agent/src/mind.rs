@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tombolo_api::stream::{Down, HEARTBEAT, Up};
 use tombolo_core::journal::{Action, Journal};
-use tombolo_core::sync::{Finish, Intent, Observed, Order, Outcome, Phase, Replicas, Report, TransferSeen};
+use tombolo_core::sync::{Finish, Intent, Order, Outcome, Phase, Replicas, Report, TransferSeen};
 use tombolo_core::{Epoch, Millis, Name, VersionId, WorkloadId};
 
 use crate::AgentError;
@@ -292,21 +292,10 @@ impl Mind {
     fn send(&mut self) {
         let Some(line) = &self.line else { return };
         let Ok(room) = line.try_reserve() else { return };
-        let mut observed: Vec<Observed> = std::mem::take(&mut self.dirty)
-            .into_iter()
-            .filter_map(|workload| {
-                let entry = self.journal.entries.get(&workload)?;
-                Some(Observed { workload, epoch: entry.epoch, phase: entry.phase.clone() })
-            })
-            .collect();
+        let news = std::mem::take(&mut self.dirty);
+        let mut observed = self.journal.observed();
         // Ends are told with every report until they are settled, so that none depends on one message.
-        for (workload, entry) in &self.journal.entries {
-            let told = observed.iter().any(|seen| seen.workload == *workload);
-            if !told && matches!(entry.phase, Phase::Finished(_)) {
-                let (workload, phase) = (workload.clone(), entry.phase.clone());
-                observed.push(Observed { workload, epoch: entry.epoch, phase });
-            }
-        }
+        observed.retain(|seen| matches!(seen.phase, Phase::Finished(_)) || news.contains(&seen.workload));
         self.number += 1;
         self.sent.insert(self.number, lease::since_boot());
         let report = Report {

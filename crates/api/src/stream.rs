@@ -17,8 +17,14 @@ pub const ALPN_AGENT: &[u8] = b"tombolo/agent/1";
 /// Site to site: `tombolo_data::transfer`.
 pub const ALPN_DATA: &[u8] = b"tombolo/data/1";
 
-/// The code with which the control plane closes the connection of a site that is revoked.
+/// Why the control plane closes an agent's connection: its key is not known.
+pub const CLOSE_UNKNOWN: u32 = 1;
+/// The site is revoked.
 pub const CLOSE_REVOKED: u32 = 2;
+/// The same agent has connected again.
+pub const CLOSE_REPLACED: u32 = 3;
+/// The sync stream is gone, and with it what the connection is for.
+pub const CLOSE_FAULT: u32 = 4;
 
 /// How often an agent reports when nothing happens.
 pub const HEARTBEAT: Millis = Millis::from_secs(3);
@@ -142,7 +148,7 @@ pub struct LogLine {
     pub text: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Progress {
     pub what: String,
     pub done_bytes: u64,

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use tombolo_api::frames::{self, FrameError};
 use tombolo_api::grant::{GRANT_LIFE, Grant};
 use tombolo_api::stream::{
-    ALPN_AGENT, CLOSE_REVOKED, Call, Down, Hello, Opening, PeerAddress, Progress, Said, Source, Sources, Up,
+    ALPN_AGENT, CLOSE_FAULT, CLOSE_REPLACED, CLOSE_REVOKED, CLOSE_UNKNOWN, Call, Down, Hello, Opening, PeerAddress,
+    Progress, Said, Source, Sources, Up,
 };
 use tombolo_api::wire::AuditEntry;
 use tombolo_core::sync::{Assignment, Intent, Observed, Phase};
@@ -24,11 +25,6 @@ use crate::store::Write;
 const SAID_MAX: usize = 256;
 /// Heartbeats after which an agent is told everything again, also what it was told before.
 const RESEND_EVERY: u64 = 10;
-
-/// Why a connection is closed, as the agent sees it.
-pub const CLOSE_UNKNOWN: u32 = 1;
-pub const CLOSE_REPLACED: u32 = 3;
-pub const CLOSE_FAULT: u32 = 4;
 
 #[derive(Clone)]
 pub struct Hub(Arc<Inner>);
@@ -110,10 +106,6 @@ impl Hub {
     pub fn moving(&self, workload: &WorkloadId) -> Option<Progress> {
         let moving = self.0.moving.lock().expect("nobody panics while holding it");
         moving.values().find_map(|site| site.get(workload).cloned())
-    }
-
-    pub fn is_connected(&self, site: &SiteId) -> bool {
-        self.lock().contains_key(site)
     }
 
     /// Ends the connection of a site that was revoked.

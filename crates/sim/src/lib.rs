@@ -4,6 +4,7 @@
 //! decides ([`tombolo_core::world::World`], [`tombolo_core::journal::Journal`]) is the code that ships. A
 //! checker holds DESIGN.md's invariants against every step; a failing seed prints the story that led there.
 
+mod act;
 mod check;
 mod control;
 mod project;

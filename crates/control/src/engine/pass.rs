@@ -157,7 +157,7 @@ impl Task {
         self.decided = now;
         loop {
             self.world.decide(now);
-            merge(&mut all, self.world.take_changes());
+            all.merge(self.world.take_changes());
             // Each question is asked once in a workload's life, so this ends.
             let lookups = std::mem::take(&mut all.lookups);
             if lookups.is_empty() {
@@ -295,19 +295,4 @@ fn audit(release: Release, now: Timestamp) -> AuditEntry {
         outcome: "done".to_owned(),
         detail: Some(format!("its inputs may only be at {}", release.from)),
     }
-}
-
-fn merge(all: &mut Changes, more: Changes) {
-    let Changes { sites, links, runs, workloads, versions, history, cached, lookups, released, events, wake } = more;
-    all.sites.extend(sites);
-    all.links.extend(links);
-    all.runs.extend(runs);
-    all.workloads.extend(workloads);
-    all.versions.extend(versions);
-    all.history.extend(history);
-    all.cached.extend(cached);
-    all.lookups.extend(lookups);
-    all.released.extend(released);
-    all.events.extend(events);
-    all.wake.extend(wake);
 }
