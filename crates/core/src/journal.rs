@@ -4,7 +4,7 @@
 //! before it performs the actions that the call returned; then a kill at any instant leaves either nothing
 //! or an entry from which [`Journal::recover`] goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ pub const ENTRIES_MAX: usize = 20_000;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Journal {
     pub entries: BTreeMap<WorkloadId, Entry>,
+    /// Whose entries differ from what was saved; see [`Journal::take_changed`].
+    #[serde(skip)]
+    changed: BTreeSet<WorkloadId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +62,17 @@ pub enum Found {
 }
 
 impl Journal {
+    /// One that holds what was saved.
+    pub fn saved(entries: BTreeMap<WorkloadId, Entry>) -> Journal {
+        Journal { entries, changed: BTreeSet::new() }
+    }
+
+    /// Whose entries were made, changed or removed since the last call: all that the edge has to save. So it costs what
+    /// has changed, however much else there is.
+    pub fn take_changed(&mut self) -> BTreeSet<WorkloadId> {
+        std::mem::take(&mut self.changed)
+    }
+
     /// Takes in what the control plane wants.
     pub fn desired(&mut self, desired: &Desired, now: Timestamp) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -74,7 +88,7 @@ impl Journal {
     fn settle(&mut self, workload: &WorkloadId, epoch: Epoch, actions: &mut Vec<Action>) {
         let over = |entry: &&mut Entry| entry.epoch == epoch && matches!(entry.phase, Phase::Finished(_));
         if self.entries.get_mut(workload).filter(over).is_some() {
-            self.entries.remove(workload);
+            self.remove(workload);
             actions.push(Action::Discard { workload: workload.clone(), epoch });
         }
     }
@@ -94,22 +108,33 @@ impl Journal {
             let over = matches!(entry.phase, Phase::Finished(_));
             if *intent == Intent::Stop && !over {
                 // Asked again, it is passed on again: the edge may have died between saving and acting.
-                entry.stopping = true;
+                if !entry.stopping {
+                    entry.stopping = true;
+                    self.changed.insert(workload.clone());
+                }
                 actions.push(Action::Stop { workload: workload.clone(), epoch: *epoch });
             }
             return;
         }
         if matches!(entry.phase, Phase::Finished(_)) {
             let old = entry.epoch;
-            self.entries.remove(workload);
+            self.remove(workload);
             actions.push(Action::Discard { workload: workload.clone(), epoch: old });
             self.admit(workload, *epoch, intent.clone(), now, actions);
         } else {
             // One live epoch: the older one ends before the newer one begins.
-            entry.next = Some((*epoch, intent.clone()));
-            entry.stopping = true;
+            let next = Some((*epoch, intent.clone()));
+            if !entry.stopping || entry.next != next {
+                (entry.next, entry.stopping) = (next, true);
+                self.changed.insert(workload.clone());
+            }
             actions.push(Action::Stop { workload: workload.clone(), epoch: entry.epoch });
         }
+    }
+
+    fn remove(&mut self, workload: &WorkloadId) {
+        self.entries.remove(workload);
+        self.changed.insert(workload.clone());
     }
 
     fn admit(
@@ -132,6 +157,7 @@ impl Journal {
             }
         };
         self.entries.insert(workload.clone(), entry);
+        self.changed.insert(workload.clone());
     }
 
     /// Takes in what was seen of a shim. Answers whether anything changed that the control plane should
@@ -151,10 +177,11 @@ impl Journal {
             return (false, actions);
         }
         entry.phase = phase;
+        self.changed.insert(workload.clone());
         if matches!(entry.phase, Phase::Finished(_))
             && let Some((next, intent)) = entry.next.take()
         {
-            self.entries.remove(workload);
+            self.remove(workload);
             actions.push(Action::Discard { workload: workload.clone(), epoch });
             self.admit(workload, next, intent, now, &mut actions);
         }
@@ -205,6 +232,7 @@ impl Journal {
             let lease = entry.order.as_ref().and_then(|order| order.spec.failover_after);
             if !over && lease.is_some_and(|lease| silence >= lease) {
                 entry.stopping = true;
+                self.changed.insert(workload.clone());
                 actions.push(Action::Stop { workload: workload.clone(), epoch: entry.epoch });
             }
         }
@@ -216,7 +244,10 @@ impl Journal {
         let mut actions = Vec::new();
         for (workload, entry) in &mut self.entries {
             if !matches!(entry.phase, Phase::Finished(_)) {
-                entry.stopping = true;
+                if !entry.stopping {
+                    entry.stopping = true;
+                    self.changed.insert(workload.clone());
+                }
                 actions.push(Action::Stop { workload: workload.clone(), epoch: entry.epoch });
             }
         }
@@ -224,8 +255,14 @@ impl Journal {
     }
 
     pub fn observed(&self) -> Vec<Observed> {
+        self.observed_where(|_, _| true)
+    }
+
+    /// Those placements that are asked for; nothing of the others is copied.
+    pub fn observed_where(&self, mut wanted: impl FnMut(&WorkloadId, &Entry) -> bool) -> Vec<Observed> {
         self.entries
             .iter()
+            .filter(|(workload, entry)| wanted(workload, entry))
             .map(|(workload, entry)| Observed {
                 workload: workload.clone(),
                 epoch: entry.epoch,
@@ -279,6 +316,7 @@ mod tests {
     /// Drives a journal through words and prints what it does: `run 1`, `stop 1`, `end 1`, `settle 1`.
     fn check(script: &[&str], expected: &[&str]) {
         let mut journal = Journal::default();
+        let mut saved = BTreeMap::new();
         let mut seen = Vec::new();
         for line in script {
             let (word, epoch) = line.split_once(' ').unwrap();
@@ -294,6 +332,13 @@ mod tests {
                 "silence" => journal.expire(Millis(epoch)),
                 other => panic!("{other}"),
             };
+            for workload in journal.take_changed() {
+                match journal.entries.get(&workload) {
+                    Some(entry) => drop(saved.insert(workload, entry.clone())),
+                    None => drop(saved.remove(&workload)),
+                }
+            }
+            assert_eq!(saved, journal.entries, "{script:?}: {line} changed more than it said");
             for action in actions {
                 seen.push(match action {
                     Action::Start { epoch, .. } => format!("start {epoch}"),

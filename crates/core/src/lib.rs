@@ -5,12 +5,15 @@
 //! them, but no format (JSON, YAML, SQL) is known here.
 
 pub mod digest;
+pub mod expect;
 pub mod ids;
 pub mod journal;
 pub mod placement;
 pub mod residency;
 pub mod resources;
 pub mod site;
+pub mod sketch;
+pub mod source;
 pub mod spec;
 pub mod sync;
 pub mod time;

@@ -4,13 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::expect::{Expect, OnFailure};
 use crate::ids::Name;
 use crate::residency::{Residency, Selector};
 use crate::resources::Resources;
+use crate::source::Source;
 use crate::time::Millis;
 
 /// Grace between SIGTERM and SIGKILL unless a workload says otherwise.
 pub const GRACE_DEFAULT: Millis = Millis::from_secs(30);
+/// The least `failover_after`: sites report every few seconds and count as silent after these. A shorter lease would be
+/// over again and again between two reports, and nothing would ever finish.
+pub const FAILOVER_AFTER_MIN: Millis = Millis::from_secs(15);
 pub const STAGES_MAX: usize = 2_000;
 
 /// A project file, whole.
@@ -30,6 +35,20 @@ pub struct DataSpec {
     /// Relative to the project file; none where the dataset is already known to the control plane by this name.
     pub path: Option<String>,
     pub residency: Residency,
+    #[serde(default)]
+    pub logs: Logs,
+    /// What a version must be to be given to stages.
+    #[serde(default)]
+    pub expect: Option<Expect>,
+}
+
+/// Whether what workloads print may be read away from their site, where it derives from a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Logs {
+    #[default]
+    Readable,
+    Stay,
 }
 
 /// What a plan minimises: `time` (seconds), `cost` (money), or a weight of time from 0 to 1 between them.
@@ -99,6 +118,10 @@ pub struct Job {
     pub gate: Option<Gate>,
     /// Outputs that leave their inputs' residency.
     pub release: BTreeSet<Name>,
+    /// A rule of its own, beside those of its inputs: of an import, where what it brings may be.
+    pub keep_at: Residency,
+    /// What outputs must be for the stage to succeed.
+    pub expect: BTreeMap<Name, Expect>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -127,6 +150,8 @@ pub enum Command {
     Run(String),
     /// A query in the built-in engine: inputs are tables by name, the result is the only output, as Parquet.
     Sql(String),
+    /// Data from elsewhere, which becomes the only output.
+    Import(Source),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -196,9 +221,48 @@ impl WorkloadSpec {
 }
 
 impl ProjectSpec {
+    /// Takes versions too that fail what is expected of them.
+    pub fn allow_failed(&mut self) {
+        for data in self.data.values_mut() {
+            data.expect.get_or_insert_default().on_failure = OnFailure::Use;
+        }
+        for workload in self.workloads.values_mut() {
+            if let Kind::Job(job) = &mut workload.kind {
+                job.expect.values_mut().for_each(|expect| expect.on_failure = OnFailure::Use);
+            }
+        }
+    }
+
     /// The stage that makes an output.
     pub fn producer(&self, output: &Name) -> Option<&Name> {
         self.workloads.iter().find(|(_, spec)| spec.outputs().any(|o| o == output)).map(|(name, _)| name)
+    }
+
+    /// The dataset for whose sake a workload's log stays at its site: one that it reads, or that something which it
+    /// reads derives from. An output that is released lets go of this as of its inputs' residency.
+    pub fn logs_stay(&self, reader: &WorkloadSpec) -> Option<&Name> {
+        let mut due: Vec<&Name> = Vec::new();
+        let mut seen = BTreeSet::new();
+        let known = |source: &Name| self.data.get_key_value(source).map(|(name, data)| (name, data.logs));
+        let mut inputs: Vec<&Name> = reader.inputs.values().collect();
+        loop {
+            for source in inputs {
+                match known(source) {
+                    Some((dataset, Logs::Stay)) => return Some(dataset),
+                    Some((_, Logs::Readable)) => {}
+                    None => due.extend(self.producer(source).filter(|maker| !self.releases(maker, source))),
+                }
+            }
+            let next = due.pop()?;
+            inputs = match seen.insert(next) {
+                true => self.workloads[next].inputs.values().collect(),
+                false => Vec::new(),
+            };
+        }
+    }
+
+    fn releases(&self, stage: &Name, output: &Name) -> bool {
+        self.workloads[stage].job().is_some_and(|job| job.release.contains(output))
     }
 
     /// The stages whose outputs a workload reads.

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::expect::{Checked, Facts, OnFailure};
 use crate::ids::{Epoch, Name, VersionId, WorkloadId};
-use crate::spec::{Bound, WorkloadSpec};
+use crate::sketch::Sketch;
+use crate::spec::{Bound, Job, WorkloadSpec};
 use crate::time::{Millis, Timestamp};
 
 /// Down: what the control plane wants of a site.
@@ -161,6 +163,11 @@ pub struct Made {
     pub version: VersionId,
     pub bytes: u64,
     pub files: u64,
+    #[serde(default)]
+    pub facts: Facts,
+    /// What its chunks are like. Without it all of the version counts as missing where it is not whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sketch: Option<Sketch>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -184,6 +191,11 @@ pub enum Outcome {
         metric: String,
         value: f64,
         bound: Bound,
+    },
+    /// An output is not what it is expected to be. It is kept, and no stage gets it.
+    ExpectationsFailed {
+        output: Name,
+        checked: Checked,
     },
     /// Inputs or environment could not be made.
     Unprepared {
@@ -210,6 +222,15 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// What becomes of a success whose outputs are not what they are expected to be; none where they are, or will do.
+    pub fn unexpected(job: &Job, outputs: &BTreeMap<Name, Made>) -> Option<Outcome> {
+        outputs.iter().find_map(|(output, made)| {
+            let refused = job.expect.get(output).is_some_and(|expect| expect.on_failure == OnFailure::Refuse);
+            let checked = made.facts.checked.as_ref().filter(|checked| refused && checked.failed())?;
+            Some(Outcome::ExpectationsFailed { output: output.clone(), checked: checked.clone() })
+        })
+    }
+
     pub fn is_success(&self) -> bool {
         matches!(self, Outcome::Succeeded)
     }
@@ -217,7 +238,11 @@ impl Outcome {
     /// Whether running the same thing again may end otherwise.
     pub fn may_retry(&self) -> bool {
         match self {
-            Outcome::Succeeded | Outcome::GateFailed { .. } | Outcome::BadOutputs { .. } | Outcome::Stopped => false,
+            Outcome::Succeeded
+            | Outcome::GateFailed { .. }
+            | Outcome::ExpectationsFailed { .. }
+            | Outcome::BadOutputs { .. }
+            | Outcome::Stopped => false,
             Outcome::Failed { .. }
             | Outcome::Signalled { .. }
             | Outcome::OutOfMemory { .. }
@@ -244,6 +269,7 @@ impl std::fmt::Display for Outcome {
             Outcome::GateFailed { metric, value, bound } => {
                 write!(f, "gate failed: {metric} is {value}, must be {bound}")
             }
+            Outcome::ExpectationsFailed { output, checked } => write!(f, "expectations failed: {output}: {checked}"),
             Outcome::Unprepared { why } => write!(f, "could not be prepared: {why}"),
             Outcome::BadOutputs { why } => write!(f, "outputs refused: {why}"),
             Outcome::NoSpace { why } => write!(f, "no space left at the site: {why}"),

@@ -74,6 +74,7 @@ impl Step<'_> {
             from: id(fetch.from),
             to: id(s),
             bytes: fetch.bytes,
+            whole_bytes: if fetch.bytes < self.world.items[item].bytes { self.world.items[item].bytes } else { 0 },
             time: Millis(fetch.millis),
             egress_price: money(fetch.nanos),
         });

@@ -66,7 +66,8 @@ pub struct SiteState {
     pub reachable: bool,
     pub draining: bool,
     pub busy: Vec<Busy>,
-    /// What was promised room before this problem's tasks, in the order of the queue.
+    /// What was promised room before this problem's tasks, in the order of the queue. Nobody overtakes: what one
+    /// waits for is held from now on until its end, and `free` is without it.
     pub queued: Vec<Queued>,
 }
 
@@ -78,7 +79,7 @@ pub struct Busy {
     pub ends_in: Option<Millis>,
 }
 
-/// Something that goes first as soon as there is room.
+/// Something that goes first as soon as there is room, after those before it in the queue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Queued {
     pub resources: Resources,

@@ -63,6 +63,9 @@ pub struct Transfer {
     pub from: SiteId,
     pub to: SiteId,
     pub bytes: u64,
+    /// The whole input's, where a part of it is there already; zero where all has to come.
+    #[serde(default)]
+    pub whole_bytes: u64,
     pub time: Millis,
     pub egress_price: f64,
 }

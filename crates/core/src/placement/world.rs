@@ -49,7 +49,7 @@ pub struct Item<'p> {
     pub maker: Option<usize>,
     /// How an external version gets to each site; none where it can't.
     pub fetch: Vec<Option<Fetch>>,
-    /// Of an output: the most that a reader expects.
+    /// The whole of it; of an output, the most that a reader expects.
     pub bytes: u64,
 }
 
@@ -244,14 +244,14 @@ impl<'p> World<'p> {
                         self.items[item].bytes = self.items[item].bytes.max(*bytes);
                         item
                     }
-                    Input::Version { name, .. } => {
+                    Input::Version { name, bytes, .. } => {
                         let alike = versions.entry(name).or_default();
                         let known = alike.iter().find(|(other, _)| *other == input).map(|&(_, item)| item);
                         let item = known.unwrap_or(self.items.len());
                         if known.is_none() {
                             alike.push((input, item));
                             let fetch = (0..self.sites.len()).map(|to| self.fetch(input, to)).collect();
-                            self.items.push(Item { name, maker: None, fetch, bytes: 0 });
+                            self.items.push(Item { name, maker: None, fetch, bytes: *bytes });
                         }
                         item
                     }
@@ -433,7 +433,8 @@ fn profile(state: &SiteState, kinds: &BTreeMap<&Name, usize>) -> Profile {
         let need = need(&queued.resources, kinds);
         let span = queued.duration.map(|span| span.0.min(SPAN_MAX));
         if let Some(start) = profile.earliest(&need, 0, span) {
-            profile.hold(&need, start, span.map(|span| start.saturating_add(span)));
+            // From now on: nobody behind it takes room that it waits for.
+            profile.hold(&need, 0, span.map(|span| start.saturating_add(span)));
         }
     }
     profile

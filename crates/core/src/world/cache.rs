@@ -5,7 +5,7 @@ use crate::ids::{Name, WorkloadId};
 use crate::spec::Command;
 use crate::sync::Made;
 use crate::time::Timestamp;
-use crate::workload::{State, Step};
+use crate::workload::Step;
 
 use std::collections::BTreeMap;
 
@@ -24,10 +24,14 @@ impl World {
         let code = match &record.spec.command {
             Command::Sql(_) => None,
             Command::Run(_) => Some(run.code),
+            // Nobody knows whether it is as it was before it was looked at again.
+            Command::Import(_) => return None,
         };
         let spec = &record.spec;
+        // Left out where there is none, so that what was kept before there were expectations is still found.
+        let expect = if job.expect.is_empty() { String::new() } else { format!(" {:?}", job.expect) };
         Some(format!(
-            "v1 {:?}",
+            "v1 {:?}{expect}",
             (
                 (id.run.project(), &spec.command, code, &spec.python, &spec.image),
                 (&spec.env, &spec.secrets, inputs, &job.outputs, &job.gate, &job.release),
@@ -38,9 +42,11 @@ impl World {
     /// Asks for the look-ups that are due.
     pub(super) fn ask_cache(&mut self) {
         let due: Vec<_> = self
-            .workloads
-            .values()
-            .filter(|record| record.cache == Cache::Unasked && matches!(record.state, State::Queued { .. }))
+            .index
+            .queued
+            .iter()
+            .filter_map(|id| self.workloads.get(id))
+            .filter(|record| record.cache == Cache::Unasked)
             .map(|record| record.id.clone())
             .collect();
         for id in due {

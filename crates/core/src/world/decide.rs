@@ -1,13 +1,13 @@
 //! What follows from how things are: who is ready, what is placed where, whose lease is over, which runs ended.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::problem::Loads;
 use super::{
     ATTEMPTS_MAX, Attempt, CLOCK_DRIFT_PER_MILLE, Cache, REPLAN_EVERY, RunRecord, RunState, WorkloadRecord, World,
 };
 use crate::ids::{Name, RunId, SiteId, WorkloadId};
-use crate::placement::{self, Placement};
+use crate::placement::{self, Placement, Reason, Verdict};
 use crate::sync::Outcome;
 use crate::time::{Millis, Timestamp};
 use crate::workload::{State, Step};
@@ -19,30 +19,43 @@ const FULL_RUNS_MAX: usize = 64;
 impl World {
     /// Draws every conclusion that can be drawn now. Drawing them again changes nothing.
     pub fn decide(&mut self, now: Timestamp) {
+        self.take_in();
+        self.forget_the_future(now);
         self.end_backoffs(now);
         self.fail_over(now);
         self.release_waiting(now);
         self.ask_cache();
         self.place(now);
-        self.end_runs(now);
+        // A run that serves ends what earlier ones still serve, and with it they may end.
+        while self.end_runs(now) {}
+    }
+
+    /// A moment to come was read off a clock that was set back since: no lease may run from it.
+    fn forget_the_future(&mut self, now: Timestamp) {
+        for site in self.sites.values_mut().filter(|site| site.heard.is_some_and(|heard| heard > now)) {
+            site.heard = None;
+        }
+    }
+
+    fn timed(&self) -> impl Iterator<Item = &WorkloadRecord> {
+        self.index.timed.iter().filter_map(|id| self.workloads.get(id))
     }
 
     /// The next moment at which time alone changes something, if there is one.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let backoff = self.workloads.values().filter_map(|record| match record.state {
+        let backoff = self.timed().filter_map(|record| match record.state {
             State::Backoff { until, .. } => Some(until),
             _ => None,
         });
-        let lease = self.workloads.values().filter_map(|record| self.lease_over(record));
+        let lease = self.timed().filter_map(|record| self.lease_over(record));
         backoff.chain(lease).min()
     }
 
     fn end_backoffs(&mut self, now: Timestamp) {
         let due: Vec<_> = self
-            .workloads
-            .iter()
-            .filter(|(_, record)| matches!(record.state, State::Backoff { until, .. } if until <= now))
-            .map(|(id, _)| id.clone())
+            .timed()
+            .filter(|record| matches!(record.state, State::Backoff { until, .. } if until <= now))
+            .map(|record| record.id.clone())
             .collect();
         for id in due {
             self.take_step(&id, Step::BackoffOver, now, None);
@@ -61,8 +74,7 @@ impl World {
 
     fn fail_over(&mut self, now: Timestamp) {
         let over: Vec<_> = self
-            .workloads
-            .values()
+            .timed()
             .filter(|record| self.lease_over(record).is_some_and(|at| at <= now))
             .map(|record| record.id.clone())
             .collect();
@@ -86,8 +98,8 @@ impl World {
     /// Stages whose inputs are there are queued; those whose inputs will never be are skipped. A service
     /// waits for every job of its run: nothing is deployed that did not pass its tests.
     fn release_waiting(&mut self, now: Timestamp) {
-        let runs: Vec<RunId> =
-            self.runs.values().filter(|run| run.state == RunState::Active).map(|run| run.id.clone()).collect();
+        let active = |id: &&RunId| self.runs.get(*id).is_some_and(|run| run.state == RunState::Active);
+        let runs: Vec<RunId> = self.index.changed.iter().filter(active).cloned().collect();
         for run in runs {
             while self.release_in(&run, now) {}
         }
@@ -118,9 +130,10 @@ impl World {
         let upstream: Vec<&WorkloadRecord> = if workload.spec.service().is_some() {
             self.workloads_of(&run.id).filter(|record| record.spec.job().is_some()).collect()
         } else {
-            let makers: Vec<&Name> =
-                workload.spec.inputs.values().filter_map(|source| run.spec.producer(source)).collect();
-            self.workloads_of(&run.id).filter(|record| makers.contains(&&record.id.name)).collect()
+            let makers: BTreeSet<&Name> =
+                workload.spec.inputs.values().filter_map(|source| self.producer(run, source)).collect();
+            let maker = |name: &Name| self.workloads.get(&WorkloadId::new(run.id.clone(), name.clone()));
+            makers.into_iter().filter_map(maker).collect()
         };
         let dead = upstream.iter().find(|record| {
             matches!(record.state, State::Failed { .. } | State::Stopped { .. } | State::Skipped { .. })
@@ -132,37 +145,33 @@ impl World {
         done.then_some(Step::UpstreamDone)
     }
 
-    /// Runs in order of priority and age; what waits for room at a site keeps its place in the queue there.
+    /// Runs in order of priority and age, each with what it has of that priority; what waits for room at a site keeps its place in the queue there.
     fn place(&mut self, now: Timestamp) {
-        let mut runs: BTreeMap<(i32, Timestamp, RunId), ()> = BTreeMap::new();
-        for record in self.workloads.values().filter(|record| placeable(record)) {
-            if let Some(run) = self.runs.get(&record.id.run) {
-                runs.entry((-record.spec.priority, run.at, run.id.clone())).or_default();
-            }
-        }
+        let runs = self.queue();
         if runs.is_empty() || !self.worth_placing(now) {
             return;
         }
         let mut loads = self.loads(now);
         let mut full = 0;
-        let mut planned = std::collections::BTreeSet::new();
-        for (_, _, id) in runs.into_keys() {
-            if !planned.insert(id.clone()) {
+        for (lower, _, id) in runs {
+            let priority = -lower;
+            if full >= FULL_RUNS_MAX && !self.may_fit(&id, priority, &loads, now) {
+                for (site, queued) in self.places_of(&id, priority, now) {
+                    loads.stand(&site, id.clone(), queued);
+                }
                 continue;
             }
-            if full >= FULL_RUNS_MAX && !self.may_fit(&id, &loads, now) {
-                continue;
-            }
-            let placed = self.place_run(&id, &mut loads, now);
+            let placed = self.place_run(&id, priority, &mut loads, now);
             full = if placed { 0 } else { full + 1 };
         }
         self.planned.stale = false;
     }
 
     /// Whether some stage of a run could begin somewhere now, as far as room, reach and its selector go.
-    fn may_fit(&self, id: &RunId, loads: &Loads, now: Timestamp) -> bool {
+    fn may_fit(&self, id: &RunId, priority: i32, loads: &Loads, now: Timestamp) -> bool {
         let open: Vec<_> = self.sites.values().filter(|site| site.reachable(now) && !site.draining).collect();
-        self.workloads_of(id).filter(|record| placeable(record)).any(|record| {
+        let due = |record: &&WorkloadRecord| placeable(record) && record.spec.priority == priority;
+        self.workloads_of(id).filter(due).any(|record| {
             let spec = &record.spec;
             open.iter().any(|site| {
                 let picked = spec.site.as_ref().is_none_or(|s| s.picks(&site.info.id, &site.info.labels));
@@ -183,8 +192,10 @@ impl World {
         worth
     }
 
-    /// Plans a run and commits what can begin. Answers whether anything was placed.
-    fn place_run(&mut self, id: &RunId, loads: &mut Loads, now: Timestamp) -> bool {
+    /// Plans a run and commits what of a priority can begin: the rest has its own turn, so that it does not go
+    /// before another run's higher stages. Answers whether anything was placed.
+    fn place_run(&mut self, id: &RunId, priority: i32, loads: &mut Loads, now: Timestamp) -> bool {
+        self.compare_sketches(id);
         let Some(run) = self.runs.get(id) else { return false };
         let problem = self.problem(run, loads, now);
         let plan = placement::plan(&problem);
@@ -195,20 +206,21 @@ impl World {
                 self.foresee(&workload, placement);
                 continue;
             }
+            if self.workloads[&workload].spec.priority != priority {
+                continue;
+            }
             let why = match &placement.outcome {
                 Err(unplaceable) => Some(self.unplaceable(unplaceable, &placement)),
                 Ok(outcome) => {
                     let site = outcome.site.clone();
                     let record = &self.workloads[&workload];
-                    let busy = self.busy(record, &site, now);
                     if loads.free(&site).holds(&record.spec.resources) {
-                        loads.take(&site, Some(id.clone()), busy);
+                        loads.take(&site, id.clone(), self.busy(record, &site, now));
                         self.commit(&workload, site, placement, now);
                         placed = true;
                         continue;
                     }
-                    // Those behind it in the queue don't take its room.
-                    loads.take(&site, None, busy);
+                    loads.promise(&site, id.clone(), self.queued(record, &site, now));
                     Some(format!("waits for room at {}", outcome.site))
                 }
             };
@@ -233,7 +245,14 @@ impl World {
     }
 
     fn unplaceable(&self, unplaceable: &placement::Unplaceable, placement: &Placement) -> String {
-        let reasons: Vec<_> = placement.others.iter().map(|(site, verdict)| format!("{site}: {verdict}")).collect();
+        let reason = |(site, verdict): &(SiteId, Verdict)| {
+            let revoked = self.sites.get(site).is_some_and(|site| site.revoked);
+            match verdict {
+                Verdict::Refused(Reason::Unreachable) if revoked => format!("{site}: is revoked"),
+                verdict => format!("{site}: {verdict}"),
+            }
+        };
+        let reasons: Vec<_> = placement.others.iter().map(reason).collect();
         match reasons.is_empty() {
             true => "there is no site yet".to_owned(),
             false => format!("{unplaceable} ({})", reasons.join("; ")),
@@ -263,17 +282,25 @@ impl World {
         self.take_step(id, Step::Place { site }, now, None);
     }
 
-    fn end_runs(&mut self, now: Timestamp) {
-        let live: Vec<RunId> = self.runs.keys().cloned().collect();
-        for id in live {
+    /// Takes in how changed runs are now. Answers whether that changed others.
+    fn end_runs(&mut self, now: Timestamp) -> bool {
+        let changed = std::mem::take(&mut self.index.changed);
+        let mut serving = Vec::new();
+        for id in changed {
             let state = self.run_state(&id);
-            let run = self.runs.get_mut(&id).expect("listed above");
+            let Some(run) = self.runs.get_mut(&id) else { continue };
+            if is_over(state) {
+                self.index.over.insert(id.clone());
+            }
             if run.state == state {
                 continue;
             }
             run.state = state;
             run.ended = (state != RunState::Active).then_some(run.ended.unwrap_or(now));
             self.changes.runs.insert(id.clone());
+            if state == RunState::Serving {
+                serving.push(id.clone());
+            }
             self.changes.events.push(super::Event {
                 at: now,
                 run: id,
@@ -284,6 +311,8 @@ impl World {
                 text: None,
             });
         }
+        serving.iter().for_each(|id| self.succeed_earlier(id, now));
+        !self.index.changed.is_empty()
     }
 
     fn run_state(&self, id: &RunId) -> RunState {
@@ -313,18 +342,20 @@ impl World {
 
     /// Runs that are over and of which no site has anything to tell: the store alone may keep them.
     pub fn retire(&mut self) -> Vec<RunId> {
-        let over = |run: &RunRecord| {
-            matches!(run.state, RunState::Succeeded | RunState::Failed | RunState::Stopped)
-                && self.workloads_of(&run.id).all(|record| record.state.is_final())
-        };
-        let ids: Vec<RunId> = self.runs.values().filter(|run| over(run)).map(|run| run.id.clone()).collect();
+        let over =
+            |run: &RunRecord| is_over(run.state) && self.workloads_of(&run.id).all(|record| record.state.is_final());
+        let ids = self.index.over.iter().filter_map(|id| self.runs.get(id)).filter(|run| over(run));
+        let ids: Vec<RunId> = ids.map(|run| run.id.clone()).collect();
         for id in &ids {
             self.runs.remove(id);
+            self.forget_run(id);
             let workloads: Vec<_> = self.workloads_of(id).map(|record| record.id.clone()).collect();
             for workload in workloads {
                 self.workloads.remove(&workload);
             }
         }
+        // Those that still have something at a site are looked at again when it ends.
+        self.index.over.clear();
         ids
     }
 
@@ -342,6 +373,10 @@ impl World {
 /// What an agent may need beyond the grace to see that all is dead.
 const STOP_MARGIN: Millis = Millis::from_secs(10);
 
-fn placeable(record: &WorkloadRecord) -> bool {
+fn is_over(state: RunState) -> bool {
+    matches!(state, RunState::Succeeded | RunState::Failed | RunState::Stopped)
+}
+
+pub(super) fn placeable(record: &WorkloadRecord) -> bool {
     matches!(record.state, State::Queued { .. }) && record.cache == Cache::Missed
 }

@@ -8,14 +8,18 @@
 
 mod cache;
 mod decide;
+mod index;
 mod problem;
 mod report;
+mod sketches;
 mod submit;
+mod succession;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::expect::Facts;
 use crate::ids::{Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
 use crate::placement::Placement;
 use crate::residency::Residency;
@@ -27,6 +31,7 @@ use crate::time::{Millis, Timestamp};
 use crate::workload::State;
 
 pub use report::Known;
+pub use sketches::SKETCHES_MAX;
 pub use submit::{Refusal, Submission};
 
 /// How long a site may be silent before it counts as unreachable for new placements. What it runs goes on.
@@ -56,8 +61,10 @@ pub struct World {
     pub counters: BTreeMap<Name, u64>,
     /// When this world began to listen: before it, silence proves nothing.
     pub awake: Timestamp,
+    sketches: sketches::Sketches,
     changes: Changes,
     planned: Planned,
+    index: index::Index,
 }
 
 /// What the last placing pass saw.
@@ -213,6 +220,8 @@ pub struct VersionRecord {
     pub at: Timestamp,
     #[serde(default)]
     pub replicas: BTreeSet<SiteId>,
+    #[serde(default)]
+    pub facts: Facts,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -221,6 +230,9 @@ pub struct PastRuns {
     pub ran: BTreeMap<SiteId, Millis>,
     /// The size of each output, the last time.
     pub outputs: BTreeMap<Name, u64>,
+    /// What the last import of an incremental source left for the next.
+    #[serde(default)]
+    pub state: Option<VersionId>,
 }
 
 /// Something that happened, for histories and for those who follow a run.
@@ -248,6 +260,8 @@ pub struct Changes {
     pub runs: BTreeSet<RunId>,
     pub workloads: BTreeSet<WorkloadId>,
     pub versions: BTreeSet<VersionId>,
+    /// Versions whose sketch is new: [`World::sketch`].
+    pub sketches: BTreeSet<VersionId>,
     pub history: BTreeSet<(Name, Name)>,
     /// Cache entries: key, the workload that made it. The outputs are the workload's.
     pub cached: Vec<(String, WorkloadId)>,
@@ -277,6 +291,7 @@ impl Changes {
         self.runs.extend(later.runs);
         self.workloads.extend(later.workloads);
         self.versions.extend(later.versions);
+        self.sketches.extend(later.sketches);
         self.history.extend(later.history);
         self.cached.extend(later.cached);
         self.lookups.extend(later.lookups);
@@ -291,6 +306,7 @@ impl Changes {
             && self.runs.is_empty()
             && self.workloads.is_empty()
             && self.versions.is_empty()
+            && self.sketches.is_empty()
             && self.history.is_empty()
             && self.cached.is_empty()
             && self.lookups.is_empty()
@@ -311,7 +327,7 @@ impl World {
         if self.sites.get(site).is_none_or(|site| site.revoked) {
             return desired;
         }
-        for (id, record) in self.workloads.iter().filter(|(_, record)| record.state.site() == Some(site)) {
+        for record in self.placed_at(site) {
             let intent = match record.stopping {
                 true => Intent::Stop,
                 false => match self.order(record) {
@@ -319,7 +335,7 @@ impl World {
                     None => continue,
                 },
             };
-            desired.assignments.push(Assignment { workload: id.clone(), epoch: record.epoch, intent });
+            desired.assignments.push(Assignment { workload: record.id.clone(), epoch: record.epoch, intent });
         }
         self.answer(site, observed, &mut desired);
         desired
@@ -339,7 +355,7 @@ impl World {
         if let Some(version) = run.data.get(source) {
             return Some(*version);
         }
-        let producer = run.spec.producer(source)?;
+        let producer = self.producer(run, source)?;
         let record = self.workloads.get(&WorkloadId::new(run.id.clone(), producer.clone()))?;
         record.outputs.get(source).map(|made| made.version)
     }
@@ -347,7 +363,7 @@ impl World {
     /// What is not taken at a site by what is placed there.
     pub fn free(&self, site: &SiteRecord) -> Resources {
         let mut free = site.info.capacity.clone();
-        for record in self.workloads.values().filter(|record| record.state.site() == Some(&site.info.id)) {
+        for record in self.placed_at(&site.info.id) {
             free.take(&record.spec.resources);
         }
         free
@@ -396,6 +412,7 @@ impl World {
     }
 
     fn touch(&mut self, id: &WorkloadId) {
+        self.note(id);
         self.changes.workloads.insert(id.clone());
         self.planned.stale = true;
     }

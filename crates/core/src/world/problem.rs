@@ -1,19 +1,23 @@
 //! From the world to the planner's problem: what a run still has to do, seen from now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::decide::placeable;
 use super::{PastRuns, RunRecord, WorkloadRecord, World};
-use crate::ids::{Name, RunId, SiteId};
-use crate::placement::{Busy, Estimate, Input, Problem, Progress, SiteState, Source, Task};
-use crate::residency::Residency;
+use crate::ids::{Name, RunId, SiteId, VersionId};
+use crate::placement::{Busy, Estimate, Input, Problem, Progress, Queued, SiteState, Source, Task};
 use crate::resources::Resources;
+use crate::site::SiteInfo;
 use crate::spec::{Objective, WorkloadSpec};
 use crate::time::{Millis, Timestamp};
 use crate::workload::State;
 
-/// How long a job is taken to run of which nobody knows anything.
 /// Stages that are followed upwards to guess the size of an output that was never made.
 const FOLLOWED_MAX: usize = 64;
+/// Waiting workloads of a site that a plan minds one by one. Each makes the planner's profile of the site longer, so
+/// it pays for all of them with each stage that it tries there; what waits beyond is laid on the time of these.
+const QUEUED_MAX: usize = 128;
+/// How long a job is taken to run of which nobody knows anything.
 pub const DURATION_ASSUMED: Millis = Millis::from_secs(60);
 
 /// What holds resources at each site, gathered once for a whole pass.
@@ -22,15 +26,27 @@ pub struct Loads(BTreeMap<SiteId, Load>);
 
 #[derive(Debug, Default)]
 struct Load {
+    /// Capacity less what is held.
+    room: Resources,
+    /// The same, less what is promised.
     free: Resources,
     held: Vec<Held>,
+    /// What waits for room, in the order of the queue.
+    waits: Vec<Waits>,
 }
 
 #[derive(Debug)]
 struct Held {
-    /// None for what was promised to a workload that waits for room.
-    run: Option<RunId>,
+    run: RunId,
     busy: Busy,
+}
+
+#[derive(Debug)]
+struct Waits {
+    run: RunId,
+    queued: Queued,
+    /// Whether what is free is without it.
+    promised: bool,
 }
 
 impl Loads {
@@ -38,28 +54,105 @@ impl Loads {
         self.0.get(site).map(|load| load.free.clone()).unwrap_or_default()
     }
 
-    /// Room that is taken from now on, by a run's workload or for one that waits.
-    pub fn take(&mut self, site: &SiteId, run: Option<RunId>, busy: Busy) {
+    /// Room that a run's workload takes from now on.
+    pub fn take(&mut self, site: &SiteId, run: RunId, busy: Busy) {
         let load = self.0.entry(site.clone()).or_default();
         load.free.take(&busy.resources);
+        load.room.take(&busy.resources);
         load.held.push(Held { run, busy });
     }
+
+    /// Room for a workload that waits: those behind it in the queue don't take it.
+    pub fn promise(&mut self, site: &SiteId, run: RunId, queued: Queued) {
+        let load = self.0.entry(site.clone()).or_default();
+        load.free.take(&queued.resources);
+        load.waits.push(Waits { run, queued, promised: true });
+    }
+
+    /// A place in the queue of a workload that was not planned again. Those behind it may fill what room there is,
+    /// and have to wait for it where they need more.
+    pub fn stand(&mut self, site: &SiteId, run: RunId, queued: Queued) {
+        self.0.entry(site.clone()).or_default().waits.push(Waits { run, queued, promised: false });
+    }
+}
+
+impl Load {
+    /// The first of what waits of other runs; these last longer by as much as is left out.
+    fn queue(&self, run: &RunId) -> Vec<Queued> {
+        let others = || self.waits.iter().filter(|waits| waits.run != *run).map(|waits| &waits.queued);
+        let spans = || others().map(|queued| queued.duration.map_or(0, |span| span.0));
+        let whole = spans().fold(0, u64::saturating_add);
+        let kept = spans().take(QUEUED_MAX).fold(0, u64::saturating_add);
+        let mut queue: Vec<Queued> = others().take(QUEUED_MAX).cloned().collect();
+        if whole > kept && kept > 0 {
+            for span in queue.iter_mut().filter_map(|queued| queued.duration.as_mut()) {
+                let longer = u128::from(span.0) * u128::from(whole) / u128::from(kept);
+                *span = Millis(u64::try_from(longer).unwrap_or(u64::MAX));
+            }
+        }
+        queue
+    }
+}
+
+/// What was found out for one task of a problem and holds for the others.
+#[derive(Default)]
+struct Seen {
+    /// Sizes that were guessed once are guessed for all: long graphs would be walked again for each stage.
+    sizes: BTreeMap<Name, u64>,
+    missing: BTreeMap<VersionId, BTreeMap<SiteId, u64>>,
 }
 
 impl World {
     pub fn loads(&self, now: Timestamp) -> Loads {
         let mut loads = Loads::default();
         for site in self.sites.values() {
-            let load = Load { free: site.info.capacity.clone(), held: Vec::new() };
-            loads.0.insert(site.info.id.clone(), load);
+            let (room, free) = (site.info.capacity.clone(), site.info.capacity.clone());
+            loads.0.insert(site.info.id.clone(), Load { room, free, ..Load::default() });
         }
-        for record in self.workloads.values() {
-            if let Some(site) = record.state.site() {
-                let busy = self.busy(record, site, now);
-                loads.take(site, Some(record.id.run.clone()), busy);
+        for site in self.sites.keys() {
+            for record in self.placed_at(site) {
+                loads.take(site, record.id.run.clone(), self.busy(record, site, now));
             }
         }
         loads
+    }
+
+    /// Runs with something to place, by priority and age; each once for each priority that it has something of.
+    pub(super) fn queue(&self) -> BTreeSet<(i32, Timestamp, RunId)> {
+        let waiting = self.index.queued.iter().filter_map(|id| self.workloads.get(id));
+        let waiting = waiting.filter(|record| placeable(record));
+        let place = |record: &WorkloadRecord| {
+            let run = self.runs.get(&record.id.run)?;
+            Some((-record.spec.priority, run.at, run.id.clone()))
+        };
+        waiting.filter_map(place).collect()
+    }
+
+    /// The places in the queues of sites that a run's last plan gave to what of it waits with a priority. What was
+    /// never planned, as too many were full before it, waits at the one site that can have it; where there are several,
+    /// nobody knows.
+    pub(super) fn places_of(&self, run: &RunId, priority: i32, now: Timestamp) -> Vec<(SiteId, Queued)> {
+        let waiting = self.workloads_of(run).filter(|record| placeable(record) && record.spec.priority == priority);
+        let place = |record: &WorkloadRecord| {
+            let planned = record.placement.as_ref().map(|placement| placement.site());
+            let site = planned.unwrap_or_else(|| self.only_site(&record.spec))?;
+            Some((site.clone(), self.queued(record, site, now)))
+        };
+        waiting.filter_map(place).collect()
+    }
+
+    fn only_site(&self, spec: &WorkloadSpec) -> Option<&SiteId> {
+        let may = |info: &SiteInfo| {
+            let picked = spec.site.as_ref().is_none_or(|selector| selector.picks(&info.id, &info.labels));
+            picked && info.capacity.holds(&spec.resources)
+        };
+        let mut sites = self.sites.values().filter(|site| !site.revoked && !site.draining && may(&site.info));
+        sites.next().filter(|_| sites.next().is_none()).map(|site| &site.info.id)
+    }
+
+    pub(super) fn queued(&self, record: &WorkloadRecord, site: &SiteId, now: Timestamp) -> Queued {
+        let Busy { resources, ends_in } = self.busy(record, site, now);
+        Queued { resources, duration: ends_in }
     }
 
     pub(super) fn busy(&self, record: &WorkloadRecord, site: &SiteId, now: Timestamp) -> Busy {
@@ -74,11 +167,10 @@ impl World {
         };
         let names: Vec<&WorkloadRecord> = self.workloads_of(&run.id).filter(ended).collect();
         let index: BTreeMap<&Name, usize> = names.iter().enumerate().map(|(i, record)| (&record.id.name, i)).collect();
-        // Sizes that were guessed once are guessed for all: long graphs would be walked again for each stage.
-        let mut sizes = BTreeMap::new();
+        let mut seen = Seen::default();
         let mut tasks = Vec::with_capacity(names.len());
         for record in &names {
-            tasks.push(self.task(run, record, &index, &mut sizes, now));
+            tasks.push(self.task(run, record, &index, &mut seen, now));
         }
         let mut need = Resources::default();
         tasks.iter().for_each(|task| need.add(&task.resources));
@@ -90,13 +182,18 @@ impl World {
     fn site_state(&self, id: &SiteId, run: &RunRecord, loads: &Loads, need: &Resources, now: Timestamp) -> SiteState {
         let site = &self.sites[id];
         let mut free = loads.free(id);
-        let mut busy = Vec::new();
+        let (mut busy, mut queued) = (Vec::new(), Vec::new());
         if let Some(load) = loads.0.get(id) {
-            let own = |held: &&Held| held.run.as_ref() == Some(&run.id);
+            let own = |held: &&Held| held.run == run.id;
             load.held.iter().filter(own).for_each(|held| free.add(&held.busy.resources));
-            // Where the whole run fits into what is free now, it makes no difference when the rest ends.
+            let promised = load.waits.iter().filter(|waits| waits.promised && waits.run == run.id);
+            promised.for_each(|waits| free.add(&waits.queued.resources));
+            // Where the whole run fits into what nobody has or waits for, it makes no difference when the rest ends.
             if !free.holds(need) {
+                free = load.room.clone();
+                load.held.iter().filter(own).for_each(|held| free.add(&held.busy.resources));
                 busy = load.held.iter().filter(|held| !own(held)).map(|held| held.busy.clone()).collect();
+                queued = load.queue(&run.id);
             }
         }
         SiteState {
@@ -105,7 +202,7 @@ impl World {
             reachable: site.reachable(now),
             draining: site.draining,
             busy,
-            queued: Vec::new(),
+            queued,
         }
     }
 
@@ -114,13 +211,13 @@ impl World {
         run: &RunRecord,
         record: &WorkloadRecord,
         index: &BTreeMap<&Name, usize>,
-        sizes: &mut BTreeMap<Name, u64>,
+        seen: &mut Seen,
         now: Timestamp,
     ) -> Task {
         let spec = &record.spec;
         let mut inputs: Vec<_> =
-            spec.inputs.values().filter_map(|source| self.input(run, source, index, sizes)).collect();
-        inputs.push(self.version_input(Name::new("code").expect("a fixed name"), &run.code));
+            spec.inputs.values().filter_map(|source| self.input(run, source, index, seen)).collect();
+        inputs.push(self.version_input(Name::new("code").expect("a fixed name"), &run.code, seen));
         let past = self.history.get(&(run.id.project().clone(), record.id.name.clone()));
         let durations = past.map(|past| {
             let estimate = |millis: &Millis| Estimate { millis: *millis, source: Source::History };
@@ -148,7 +245,7 @@ impl World {
             priority: spec.priority,
             selector: spec.site.clone(),
             image: spec.image.is_some(),
-            residency: Residency::anywhere(),
+            residency: spec.job().map(|job| job.keep_at.clone()).unwrap_or_default(),
             duration: past.and_then(usual).unwrap_or_else(|| estimate(spec)),
             durations: durations.unwrap_or_default(),
             inputs,
@@ -157,19 +254,13 @@ impl World {
         }
     }
 
-    fn input(
-        &self,
-        run: &RunRecord,
-        source: &Name,
-        index: &BTreeMap<&Name, usize>,
-        sizes: &mut BTreeMap<Name, u64>,
-    ) -> Option<Input> {
+    fn input(&self, run: &RunRecord, source: &Name, index: &BTreeMap<&Name, usize>, seen: &mut Seen) -> Option<Input> {
         if let Some(version) = self.resolve(run, source) {
-            return Some(self.version_input(source.clone(), &version));
+            return Some(self.version_input(source.clone(), &version, seen));
         }
-        let producer = run.spec.producer(source)?;
+        let producer = self.producer(run, source)?;
         let job = run.spec.workloads[producer].job()?;
-        let bytes = self.expected_bytes(run, source, sizes, 0);
+        let bytes = self.expected_bytes(run, source, &mut seen.sizes, 0);
         let released = job.release.contains(source);
         Some(Input::Output { name: source.clone(), task: *index.get(producer)?, bytes, released })
     }
@@ -180,7 +271,7 @@ impl World {
         if let Some(bytes) = known.get(source) {
             return *bytes;
         }
-        let producer = run.spec.producer(source);
+        let producer = self.producer(run, source);
         let past = producer.and_then(|name| self.history.get(&(run.id.project().clone(), name.clone())));
         let bytes = match (self.resolve(run, source), past.and_then(|past| past.outputs.get(source)), producer) {
             (Some(version), _, _) => self.versions.get(&version).map_or(0, |record| record.bytes),
@@ -198,12 +289,12 @@ impl World {
         bytes
     }
 
-    fn version_input(&self, name: Name, version: &crate::ids::VersionId) -> Input {
+    fn version_input(&self, name: Name, version: &VersionId, seen: &mut Seen) -> Input {
         let record = self.versions.get(version);
         Input::Version {
             name,
             bytes: record.map_or(0, |record| record.bytes),
-            missing: BTreeMap::new(),
+            missing: seen.missing.entry(*version).or_insert_with(|| self.missing(version)).clone(),
             replicas: record.map(|record| record.replicas.clone()).unwrap_or_default(),
             residency: record.map(|record| record.residency.clone()).unwrap_or_default(),
         }
@@ -253,8 +344,16 @@ impl World {
     ) -> Result<Problem, super::Refusal> {
         let id = submission.id.clone();
         self.submit(submission, now)?;
+        self.compare_sketches(&id);
         let run = self.runs.remove(&id).expect("just submitted");
-        let loads = self.loads(now);
+        let mut loads = self.loads(now);
+        let priority = self.workloads_of(&id).map(|record| record.spec.priority).max().unwrap_or(0);
+        let ahead = self.queue().into_iter().take_while(|(lower, at, _)| (*lower, *at) <= (-priority, now));
+        for (lower, _, ahead) in ahead {
+            for (site, queued) in self.places_of(&ahead, -lower, now) {
+                loads.promise(&site, ahead.clone(), queued);
+            }
+        }
         let mut problem = self.problem(&run, &loads, now);
         problem.objective = objective.unwrap_or(problem.objective);
         Ok(problem)

@@ -6,9 +6,13 @@ use super::{
     BACKOFF_FIRST, BACKOFF_MAX, LOST_RETRIES_MAX, Refusal, Release, SERVICE_STARTS_MAX, VersionRecord, WorkloadRecord,
     World,
 };
-use crate::ids::{Epoch, SiteId, VersionId, WorkloadId};
+use crate::expect::Facts;
+use crate::ids::{Epoch, Name, SiteId, VersionId, WorkloadId};
 use crate::residency::{Residency, Selector};
-use crate::sync::{Assignment, Desired, Finish, Intent, Observed, Outcome, Phase, Replicas, Report, TransferSeen};
+use crate::spec::Command;
+use crate::sync::{
+    Assignment, Desired, Finish, Intent, Made, Observed, Outcome, Phase, Replicas, Report, TransferSeen,
+};
 use crate::time::{Millis, Timestamp};
 use crate::workload::{State, Step};
 
@@ -138,28 +142,20 @@ impl World {
         }
     }
 
-    /// A service that answers takes the place of the same project's same service of earlier runs.
-    fn supersede(&mut self, id: &WorkloadId, now: Timestamp) {
-        let older: Vec<_> = self
-            .workloads
-            .keys()
-            .filter(|other| other.name == id.name && other.run.project() == id.run.project())
-            .filter(|other| other.run.number() < id.run.number())
-            .cloned()
-            .collect();
-        for other in older {
-            let _ = self.stop_workload(&other, now);
-        }
-    }
-
     fn take_finish(&mut self, site: &SiteId, id: &WorkloadId, finish: &Finish, now: Timestamp) {
         let mut outcome = finish.outcome.clone();
         if let Some(fault) = self.foreign_output(id, finish) {
             outcome = Outcome::BadOutputs { why: fault };
+        } else if let Some(job) = self.workloads[id].spec.job().filter(|_| outcome.is_success()) {
+            outcome = Outcome::unexpected(job, &finish.outputs).unwrap_or(outcome);
         }
         let succeeded = outcome.is_success() && self.workloads[id].spec.job().is_some();
         if succeeded {
             self.take_outputs(site, id, finish, now);
+        } else if matches!(outcome, Outcome::ExpectationsFailed { .. }) {
+            // Kept for whoever looks into it; as the stage has failed, no other stage gets it.
+            let kept = self.enter_outputs(site, id, finish, false, now);
+            self.workloads.get_mut(id).expect("known to be live").outputs = kept;
         }
         self.note_attempt(site, id, finish, &outcome, now);
         let record = self.workloads.get_mut(id).expect("known to be live");
@@ -192,8 +188,7 @@ impl World {
     /// told to stop everything; one that can't be told is not waited for, since a person has given it up.
     pub fn revoke(&mut self, site: &SiteId, now: Timestamp) -> Result<(), Refusal> {
         self.edit_site(site, |record| record.revoked = true)?;
-        let there: Vec<WorkloadId> =
-            self.workloads.iter().filter(|(_, r)| r.state.site() == Some(site)).map(|(id, _)| id.clone()).collect();
+        let there: Vec<WorkloadId> = self.placed_at(site).map(|record| record.id.clone()).collect();
         for id in there {
             let stopping = self.workloads[&id].stopping;
             let outcome = match stopping {
@@ -227,30 +222,7 @@ impl World {
     }
 
     fn take_outputs(&mut self, site: &SiteId, id: &WorkloadId, finish: &Finish, now: Timestamp) {
-        let inherited = self.inherited(id);
-        let record = &self.workloads[id];
-        let released = record.spec.job().map(|job| job.release.clone()).unwrap_or_default();
-        let outputs: BTreeMap<_, _> = finish
-            .outputs
-            .iter()
-            .filter(|(name, _)| record.spec.outputs().any(|declared| declared == *name))
-            .map(|(name, made)| (name.clone(), made.clone()))
-            .collect();
-        let by = self.runs.get(&id.run).map(|run| run.by.clone()).unwrap_or_default();
-        for (name, made) in &outputs {
-            let mut residency = inherited.clone();
-            if released.contains(name) && !inherited.is_anywhere() {
-                self.changes.released.push(Release {
-                    workload: id.clone(),
-                    output: name.clone(),
-                    version: made.version,
-                    by: by.clone(),
-                    from: inherited.clone(),
-                });
-                residency = Residency::anywhere();
-            }
-            self.enter_version(made.version, made.bytes, made.files, residency, site, Some(id.clone()), now);
-        }
+        let outputs = self.enter_outputs(site, id, finish, true, now);
         if let Some(key) = self.cache_key(id) {
             self.changes.cached.push((key, id.clone()));
         }
@@ -262,8 +234,50 @@ impl World {
             past.ran.insert(site.clone(), mean);
         }
         past.outputs = outputs.iter().map(|(name, made)| (name.clone(), made.bytes)).collect();
+        if let Command::Import(source) = &self.workloads[id].spec.command {
+            past.state = finish.state.filter(|_| source.is_incremental());
+        }
         self.changes.history.insert(key);
         self.workloads.get_mut(id).expect("known to be live").outputs = outputs;
+    }
+
+    /// Makes the declared outputs known as versions. What was found in them stands with these alone.
+    fn enter_outputs(
+        &mut self,
+        site: &SiteId,
+        id: &WorkloadId,
+        finish: &Finish,
+        may_release: bool,
+        now: Timestamp,
+    ) -> BTreeMap<Name, Made> {
+        let inherited = self.inherited(id);
+        let record = &self.workloads[id];
+        let released = record.spec.job().map(|job| job.release.clone()).unwrap_or_default();
+        let outputs: BTreeMap<_, _> = finish
+            .outputs
+            .iter()
+            .filter(|(name, _)| record.spec.outputs().any(|declared| declared == *name))
+            .map(|(name, made)| (name.clone(), Made { facts: Facts::default(), sketch: None, ..made.clone() }))
+            .collect();
+        for (name, made) in &outputs {
+            let mut residency = inherited.clone();
+            if may_release && released.contains(name) && !inherited.is_anywhere() {
+                self.note_release(id, name, made.version, &inherited);
+                residency = Residency::anywhere();
+            }
+            self.enter_version(made.version, made.bytes, made.files, residency, site, Some(id.clone()), now);
+            if let Some(sketch) = &finish.outputs[name].sketch {
+                self.learn_sketch(made.version, sketch.clone());
+            }
+            if let Some(record) = self.versions.get_mut(&made.version) {
+                let mut facts = finish.outputs[name].facts.clone().bounded();
+                // Bytes that are something else's too are not marked for what is expected of this output: what was
+                // expected of the other stands.
+                facts.checked.take_if(|_| !record.made_by.as_ref().is_some_and(|made_by| same_stage(made_by, id)));
+                record.facts.renew(facts);
+            }
+        }
+        outputs
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is one column of the version's record")]
@@ -285,6 +299,7 @@ impl World {
             made_by: made_by.clone(),
             at: now,
             replicas: Default::default(),
+            facts: Facts::default(),
         });
         record.replicas.insert(site.clone());
         self.govern(id, residency, made_by.as_ref());
@@ -294,7 +309,6 @@ impl World {
     /// replaced, so that a release works although the bytes are the same; every other rule stays.
     fn govern(&mut self, id: VersionId, inherited: Residency, made_by: Option<&WorkloadId>) {
         let Some(record) = self.versions.get_mut(&id) else { return };
-        let same_stage = |a: &WorkloadId, b: &WorkloadId| a.run.project() == b.run.project() && a.name == b.name;
         let own = record.made_by.as_ref().zip(made_by).is_some_and(|(old, new)| same_stage(old, new));
         if own {
             record.residency = record.given.and(&inherited);
@@ -305,6 +319,12 @@ impl World {
         self.changes.versions.insert(id);
     }
 
+    fn note_release(&mut self, id: &WorkloadId, output: &Name, version: VersionId, from: &Residency) {
+        let by = self.runs.get(&id.run).map(|run| run.by.clone()).unwrap_or_default();
+        let (workload, output, from) = (id.clone(), output.clone(), from.clone());
+        self.changes.released.push(Release { workload, output, version, by, from });
+    }
+
     /// Outputs that an earlier run left are under the rules that this run's inputs are under now.
     pub(super) fn govern_outputs(&mut self, id: &WorkloadId) {
         let inherited = self.inherited(id);
@@ -312,7 +332,11 @@ impl World {
         let released = record.spec.job().map(|job| job.release.clone()).unwrap_or_default();
         let outputs: Vec<_> = record.outputs.iter().map(|(name, made)| (name.clone(), made.version)).collect();
         for (name, version) in outputs {
-            let residency = if released.contains(&name) { Residency::anywhere() } else { inherited.clone() };
+            let mut residency = inherited.clone();
+            if released.contains(&name) && !inherited.is_anywhere() {
+                self.note_release(id, &name, version, &inherited);
+                residency = Residency::anywhere();
+            }
             self.govern(version, residency, Some(id));
         }
     }
@@ -321,8 +345,9 @@ impl World {
     pub fn inherited(&self, id: &WorkloadId) -> Residency {
         let Some(run) = self.runs.get(&id.run) else { return Residency::anywhere() };
         let record = &self.workloads[id];
+        let own = record.spec.job().map(|job| job.keep_at.clone()).unwrap_or_default();
         let versions = record.spec.inputs.values().filter_map(|source| self.resolve(run, source)).chain([run.code]);
-        versions.fold(Residency::anywhere(), |all, version| match self.versions.get(&version) {
+        versions.fold(own, |all, version| match self.versions.get(&version) {
             Some(version) => all.and(&version.residency),
             // Of what is forgotten nobody knows the rules any more: then nowhere is allowed.
             None => all.and(&Residency::keep_at(Selector::default())),
@@ -344,6 +369,10 @@ impl World {
             attempt.cost += prices.compute(&need, finish.ran.unwrap_or_default());
         }
     }
+}
+
+fn same_stage(a: &WorkloadId, b: &WorkloadId) -> bool {
+    a.run.project() == b.run.project() && a.name == b.name
 }
 
 /// When a workload that ended is tried again, if it is; counts the failure.

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Cache, Event, RunRecord, RunState, SiteRecord, VersionRecord, WorkloadRecord, World};
+use crate::expect::{Checked, OnFailure};
 use crate::ids::{BadName, Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
 use crate::site::Link;
-use crate::spec::{ProjectSpec, STAGES_MAX, WorkloadSpec};
+use crate::spec::{Command, ProjectSpec, STAGES_MAX, WorkloadSpec};
 use crate::time::Timestamp;
 use crate::workload::{State, Step};
 
@@ -37,6 +38,8 @@ pub enum Refusal {
     SiteExists(SiteId),
     #[error("run {run} needs the dataset {name}, which has no version yet")]
     NoData { run: RunId, name: Name },
+    #[error("{name} failed its expectations: {checked} (version {})", version.short())]
+    Unexpected { name: Name, version: VersionId, checked: Box<Checked> },
     #[error("version {0} is not known")]
     NoVersion(VersionId),
     #[error("a project has at most {STAGES_MAX} stages and services; this one has {0}")]
@@ -47,6 +50,8 @@ pub enum Refusal {
     ReplicaName(Name, u32),
     #[error("run {0} has nothing to retry: nothing in it failed, was stopped or skipped")]
     NothingToRetry(RunId),
+    #[error("run {run} can't be retried: {name}, which it reads, is known no more (version {})", version.short())]
+    Forgotten { run: RunId, name: Name, version: VersionId },
     #[error("run {0} is over already: it {1}")]
     Over(RunId, &'static str),
     #[error("{version} may not be at {site}: {rule}")]
@@ -68,10 +73,13 @@ impl World {
         if let Some(name) = spec.data.keys().find(|name| !data.contains_key(*name)) {
             return Err(Refusal::NoData { run: id, name: name.clone() });
         }
+        self.expected(&spec, &data)?;
         let workloads = expand(&spec)?;
         for (name, spec) in workloads {
             let workload = WorkloadId::new(id.clone(), name);
-            self.workloads.insert(workload.clone(), new_workload(workload.clone(), spec));
+            let mut record = new_workload(workload.clone(), spec);
+            record.state_dir = self.left_by_last_import(&workload, &record.spec).filter(|_| !force);
+            self.workloads.insert(workload.clone(), record);
             self.touch(&workload);
         }
         self.changes.events.push(Event {
@@ -85,8 +93,31 @@ impl World {
         });
         self.changes.runs.insert(id.clone());
         let state = RunState::Active;
-        self.runs.insert(id.clone(), RunRecord { id, spec, code, data, by, at: now, force, state, ended: None });
+        let record = RunRecord { id: id.clone(), spec, code, data, by, at: now, force, state, ended: None };
+        self.runs.insert(id.clone(), record);
+        self.note_run(&id);
         Ok(())
+    }
+
+    /// Refuses data that failed its expectations when it was added, unless the project takes it all the same.
+    fn expected(&self, spec: &ProjectSpec, data: &BTreeMap<Name, VersionId>) -> Result<(), Refusal> {
+        for (name, version) in data {
+            let expect = spec.data.get(name).and_then(|data| data.expect.as_ref());
+            let taken = expect.is_some_and(|expect| expect.on_failure == OnFailure::Use);
+            let checked = self.versions.get(version).and_then(|record| record.facts.checked.as_ref());
+            if let Some(checked) = checked.filter(|checked| !taken && checked.failed()) {
+                let checked = Box::new(checked.clone());
+                return Err(Refusal::Unexpected { name: name.clone(), version: *version, checked });
+            }
+        }
+        Ok(())
+    }
+
+    /// Where an incremental import goes on, if what the last one left is still known.
+    fn left_by_last_import(&self, id: &WorkloadId, spec: &WorkloadSpec) -> Option<VersionId> {
+        let Command::Import(source) = &spec.command else { return None };
+        let past = self.history.get(&(id.run.project().clone(), id.name.clone()))?;
+        past.state.filter(|state| source.is_incremental() && self.versions.contains_key(state))
     }
 
     /// Asks everything of a run to stop. Asking again changes nothing.
@@ -132,6 +163,7 @@ impl World {
         if again.is_empty() {
             return Err(Refusal::NothingToRetry(run.clone()));
         }
+        self.remembers(run, again.iter().map(|(id, _)| id))?;
         for (id, state) in again {
             let record = self.workloads.get_mut(&id).expect("listed above");
             record.state = state;
@@ -139,6 +171,7 @@ impl World {
             (record.failures, record.losses) = (0, 0);
             // A person who retries wants it run, whatever an earlier run may have left.
             record.cache = Cache::Missed;
+            record.outputs.clear();
             self.touch(&id);
             self.tell(now, &id, Some("retry asked for".to_owned()));
         }
@@ -148,11 +181,45 @@ impl World {
         Ok(())
     }
 
+    /// Refuses where what the workloads read has been forgotten since: nobody knows its rules or its bytes any more.
+    fn remembers<'a>(&self, run: &RunId, ids: impl Iterator<Item = &'a WorkloadId>) -> Result<(), Refusal> {
+        let record = &self.runs[run];
+        let forgotten =
+            |name: &Name, version: VersionId| Refusal::Forgotten { run: run.clone(), name: name.clone(), version };
+        for id in ids {
+            for source in self.workloads[id].spec.inputs.values() {
+                // What a stage that runs again as well makes is made anew.
+                let version = self.resolve(record, source).filter(|_| !self.made_again(record, source));
+                if let Some(version) = version.filter(|version| !self.versions.contains_key(version)) {
+                    return Err(forgotten(source, version));
+                }
+            }
+        }
+        if !self.versions.contains_key(&record.code) {
+            return Err(forgotten(&Name::new("code").expect("a fixed name"), record.code));
+        }
+        Ok(())
+    }
+
+    fn made_again(&self, run: &RunRecord, source: &Name) -> bool {
+        let maker = self.producer(run, source).map(|name| WorkloadId::new(run.id.clone(), name.clone()));
+        let maker = maker.and_then(|id| self.workloads.get(&id));
+        maker.is_some_and(|record| !matches!(record.state, State::Succeeded { .. }))
+    }
+
     /// A run that was over comes back into the live part, as the store has it.
     pub fn revive(&mut self, run: RunRecord, workloads: Vec<WorkloadRecord>) {
         if !self.runs.contains_key(&run.id) {
-            self.runs.insert(run.id.clone(), run);
-            self.workloads.extend(workloads.into_iter().map(|record| (record.id.clone(), record)));
+            let id = run.id.clone();
+            self.runs.insert(id.clone(), run);
+            self.note_run(&id);
+            // What comes back for nothing is let go again.
+            self.index.over.insert(id);
+            for record in workloads {
+                let id = record.id.clone();
+                self.workloads.insert(id.clone(), record);
+                self.note(&id);
+            }
         }
     }
 
@@ -195,10 +262,11 @@ impl World {
         if let Some(rule) = residency.forbids(site, &place.info.labels) {
             return Err(Refusal::Residency { version: id, site: site.clone(), rule: format!("keep at {rule}") });
         }
-        let given = record.residency.clone();
+        let (given, facts) = (record.residency.clone(), record.facts.clone());
         let entry = self.versions.entry(id).or_insert(record);
         entry.given = entry.given.and(&given);
         entry.residency = residency;
+        entry.facts.renew(facts);
         entry.replicas.insert(site.clone());
         self.changes.versions.insert(id);
         self.planned.stale = true;
@@ -216,6 +284,7 @@ impl World {
             return false;
         }
         self.changes.versions.remove(id);
+        self.forget_sketch(id);
         self.versions.remove(id).is_some()
     }
 

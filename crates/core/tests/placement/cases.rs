@@ -39,7 +39,7 @@ fn data_gravity() {
         "
         2 min 38 s, $0.02, exact
         train -> cloud at 8.0 s
-          + raw from onprem: 95.4 MiB, 8.0 s
+          + raw from onprem: 95.4 MiB of 9.3 GiB, 8.0 s
           - onprem: $0.02 cheaper, but 7 min 22 s slower: runs 7 min 30 s longer",
     );
     // The other replica is nearer.
@@ -337,5 +337,53 @@ fn a_service_stays_and_takes_its_room_for_ever() {
         later -> b at 1 min 0 s
           + train-out from a: 977 KiB, 100 ms
           x a: is full, and what runs there is not known to end",
+    );
+}
+
+#[test]
+fn what_waits_ahead_is_waited_for() {
+    let sites = "
+        site near cpus=4
+        site far cpus=4
+        busy near cpus=4 for=10
+        busy far cpus=4 for=60
+        task train cpus=2 run=30
+    ";
+    check(
+        sites,
+        "
+        40.0 s, $0.00, exact
+        train -> near at 10.0 s
+          - far: 50.0 s slower: waits 1 min 0 s for room",
+    );
+    // Two that need all of it, one after the other; what is behind them fits beside neither.
+    check(
+        &format!("{sites} queue near cpus=4 for=40 \n queue near cpus=3 for=40"),
+        "
+        1 min 30 s, $0.00, exact
+        train -> far at 1 min 0 s
+          - near: 30.0 s slower: waits 1 min 30 s for room",
+    );
+    // A service in the queue never gives its room back.
+    check(
+        &format!("{sites} queue near cpus=3 \n"),
+        "
+        1 min 30 s, $0.00, exact
+        train -> far at 1 min 0 s
+          x near: is full, and what runs there is not known to end",
+    );
+}
+
+#[test]
+fn nobody_overtakes_the_queue() {
+    // There is room for the task now, and the one that is ahead of it waits for that very room.
+    check(
+        "site a cpus=4
+        busy a cpus=2 for=100
+        queue a cpus=4 for=50
+        task small cpus=1 run=10",
+        "
+        2 min 40 s, $0.00, exact
+        small -> a at 2 min 30 s",
     );
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! site <name> [cpus=8] [mem=16] [gpu=a100*2] [containers] [draining] [unreachable] [<price>=<money>] [<label>=<value>]
 //! busy <site> cpus=4 [for=<seconds>]
+//! queue <site> cpus=4 [for=<seconds>]
 //! link <from> <to> <n>MB/s
 //! version <name> <n>MB at=<site>,.. [keep=<site or label:value>] [<site>@<n>MB]
 //! task <name> [cpus=1] [mem=1] [gpu=a100*1] [run=<s>] [run@<site>=<s>] [in=<version>] [from=<task>:<n>MB[!]]
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use tombolo_core::placement::{
-    Busy, Estimate, Input, Placement, Plan, Problem, Progress, SiteState, Source, Task, Verdict, plan,
+    Busy, Estimate, Input, Placement, Plan, Problem, Progress, Queued, SiteState, Source, Task, Verdict, plan,
 };
 use tombolo_core::residency::{Residency, Selector};
 use tombolo_core::resources::Resources;
@@ -39,7 +40,10 @@ pub fn show(plan: &Plan) -> String {
             Err(why) => writeln!(text, "{task}: {why}").unwrap(),
         }
         for transfer in outcome.iter().flat_map(|outcome| &outcome.transfers) {
-            let size = tombolo_core::resources::bytes(transfer.bytes);
+            let mut size = tombolo_core::resources::bytes(transfer.bytes);
+            if transfer.whole_bytes > 0 {
+                size += &format!(" of {}", tombolo_core::resources::bytes(transfer.whole_bytes));
+            }
             writeln!(text, "  + {} from {}: {size}, {}", transfer.input, transfer.from, transfer.time).unwrap();
         }
         for (site, verdict) in others {
@@ -127,6 +131,11 @@ pub fn problem(text: &str) -> Problem {
                 let state = problem.sites.iter_mut().find(|state| state.info.id.as_str() == *site).unwrap();
                 state.free.take(&words.resources());
                 state.busy.push(Busy { resources: words.resources(), ends_in: words.get("for").map(seconds) });
+            }
+            ["queue", site, rest @ ..] => {
+                let words = Words::new(rest);
+                let state = problem.sites.iter_mut().find(|state| state.info.id.as_str() == *site).unwrap();
+                state.queued.push(Queued { resources: words.resources(), duration: words.get("for").map(seconds) });
             }
             ["link", from, to, speed] => {
                 let link = Link { bytes_per_s: bytes(speed) as f64, latency: Millis(0) };

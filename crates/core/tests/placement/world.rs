@@ -351,7 +351,8 @@ fn standing(problem: &Problem, states: &[&SiteState]) -> Vec<Hold> {
             let span = duration.map(|span| span.0);
             if let Some(from) = earliest(states, &holds, site, resources, 0, span) {
                 let to = span.map_or(u64::MAX, |span| from + span);
-                holds.push(Hold { site, resources: resources.clone(), from, to });
+                // Nobody behind it takes what it waits for.
+                holds.push(Hold { site, resources: resources.clone(), from: 0, to });
             }
         }
     }

@@ -185,3 +185,29 @@ fn running_again_takes_no_rule_of_another_stage_away() {
     play.step("end p-2/x ok");
     assert_eq!(play.residency("o"), "a");
 }
+
+#[test]
+fn a_cached_release_of_an_input_that_was_tightened_is_recorded_anew() {
+    let mut play = Play::new(&["a", "b"]);
+    play.know("raw", None, &["a"]);
+    play.submit("p-1", &["x in=raw out=o release=o"]);
+    play.step("end p-1/x ok");
+    assert!(play.released.is_empty());
+    play.know("raw", Some("a"), &["a"]);
+    play.submit("p-2", &["x in=raw out=o release=o"]);
+    play.table("p-2", &[("", "succeeded: x=cached")]);
+    assert_eq!(play.residency("o"), "anywhere");
+    assert_eq!(play.released.iter().map(|act| act.workload.to_string()).collect::<Vec<_>>(), ["p-2/x"]);
+}
+
+#[test]
+fn a_run_whose_input_is_forgotten_is_not_retried() {
+    let mut play = Play::new(&["a"]);
+    play.know("raw", None, &["a"]);
+    play.submit("p-1", &["x in=raw"]);
+    play.step("end p-1/x failed");
+    play.world.versions.remove(&version("raw"));
+    let refused = play.world.retry(&run("p-1"), play.now).unwrap_err().to_string();
+    assert!(refused.starts_with("run p-1 can't be retried: raw, which it reads, is known no more"), "{refused}");
+    play.table("p-1", &[("", "failed: x=failed")]);
+}

@@ -1,9 +1,13 @@
 //! The control plane's mind, through what its edge calls: tables of what happens and what follows from it.
 
+#[path = "../placement/chunks.rs"]
+mod chunks;
 mod data;
+mod expect;
 mod life;
 mod limits;
 mod play;
 mod queue;
 mod services;
 mod sites;
+mod sketches;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tombolo_core::digest::Digest;
 use tombolo_core::residency::{Residency, Selector};
 use tombolo_core::site::{Prices, SiteInfo};
+use tombolo_core::sketch::Sketch;
 use tombolo_core::spec::{Bound, Command, DataSpec, Job, Kind, Objective, ProjectSpec, Service, WorkloadSpec};
 use tombolo_core::sync::{Finish, Intent, Made, Observed, Outcome, Phase, Replicas, Report};
 use tombolo_core::workload::State;
@@ -16,6 +17,8 @@ pub struct Play {
     pub now: Timestamp,
     pub events: Vec<Event>,
     pub released: Vec<Release>,
+    /// Versions whose sketches the edge's store would keep.
+    pub sketched: BTreeSet<VersionId>,
     /// Sites that don't report.
     pub silent: BTreeSet<SiteId>,
     /// What the edge's store would remember.
@@ -105,7 +108,9 @@ pub fn project(project: &str, lines: &[&str]) -> ProjectSpec {
     let made: BTreeSet<&Name> = workloads.values().flat_map(|spec| spec.outputs()).collect();
     let read = workloads.values().flat_map(|spec: &WorkloadSpec| spec.inputs.values());
     let external: BTreeSet<Name> = read.filter(|input| !made.contains(input)).cloned().collect();
-    let data = external.into_iter().map(|n| (n, DataSpec { path: None, residency: Residency::anywhere() }));
+    let data = external.into_iter().map(|n| {
+        (n, DataSpec { path: None, residency: Residency::anywhere(), logs: Default::default(), expect: None })
+    });
     ProjectSpec { name: name(project), data: data.collect(), objective: Objective::Cost, workloads }
 }
 
@@ -118,6 +123,7 @@ impl Play {
             now,
             events: Vec::new(),
             released: Vec::new(),
+            sketched: BTreeSet::new(),
             silent: BTreeSet::new(),
             cached: BTreeMap::new(),
         };
@@ -150,6 +156,7 @@ impl Play {
                 residency: residency.clone(),
                 made_by: None,
                 given: Default::default(),
+                facts: Default::default(),
                 at: self.now,
                 replicas: BTreeSet::new(),
             };
@@ -180,12 +187,14 @@ impl Play {
         }
         loop {
             self.world.decide(self.now);
+            assert!(self.world.in_step(), "what is kept beside the workloads says something else than they");
             let changes = self.world.take_changes();
             for (key, made_by) in changes.cached {
                 self.cached.insert(key, self.world.workloads[&made_by].outputs.clone());
             }
             self.events.extend(changes.events);
             self.released.extend(changes.released);
+            self.sketched.extend(changes.sketches);
             if changes.lookups.is_empty() {
                 return;
             }
@@ -261,7 +270,8 @@ impl Play {
         };
         let mut finish = Finish::without_running(outcome, self.now);
         finish.ran = Some(Millis(1_000));
-        let made = |word: &str| Made { version: version(word), bytes: 10, files: 1 };
+        let made =
+            |word: &str| Made { version: version(word), bytes: 10, files: 1, facts: Default::default(), sketch: None };
         let record = &self.world.workloads[&id(what.split('#').next().unwrap())];
         if how[0] == "ok" {
             finish.outputs = record.spec.outputs().map(|name| (name.clone(), made(name.as_str()))).collect();
@@ -273,6 +283,16 @@ impl Play {
             }
         }
         finish
+    }
+
+    /// A job ends well, with outputs whose chunks are these.
+    pub fn made(&mut self, what: &str, sketch: &Sketch) {
+        let mut finish = self.finish(what, &["ok"]);
+        for made in finish.outputs.values_mut() {
+            (made.bytes, made.sketch) = (sketch.bytes(), Some(sketch.clone()));
+        }
+        self.see(what, Phase::Finished(Box::new(finish)));
+        self.settle();
     }
 
     /// `p-1 active: clean=running@a#1 train=waiting`.

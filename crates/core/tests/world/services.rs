@@ -78,7 +78,6 @@ fn a_run_that_counts_as_over_but_still_serves_can_be_stopped() {
 }
 
 #[test]
-#[ignore = "bug: replicas that a newer run has fewer of serve the old version for ever"]
 fn a_newer_run_with_fewer_replicas_supersedes_all_of_the_older_ones() {
     let mut play = Play::new(&["a"]);
     play.submit("p-1", &["s service replicas=2"]);
@@ -89,7 +88,6 @@ fn a_newer_run_with_fewer_replicas_supersedes_all_of_the_older_ones() {
 }
 
 #[test]
-#[ignore = "bug: an older run's service that becomes ready after a newer one serves beside it"]
 fn an_older_service_that_comes_up_late_does_not_stay() {
     let mut play = Play::new(&["a"]);
     play.submit("p-1", &["s service"]);
@@ -128,4 +126,15 @@ fn losses_long_ago_don_t_count() {
         play.table("p-1", &[("end p-1/s lost", "active: s=backoff")]);
         play.step("wait 60");
     }
+}
+
+#[test]
+fn a_newer_run_that_serves_ends_services_that_it_has_no_more() {
+    let mut play = Play::new(&["a"]);
+    play.submit("p-1", &["s service", "old service"]);
+    play.step("ready p-1/s");
+    play.step("ready p-1/old");
+    play.submit("p-2", &["s service"]);
+    play.table("p-1", &[("ready p-2/s", "serving: old=ready@a#1! s=ready@a#1!")]);
+    play.table("p-2", &[("", "serving: s=ready@a#1")]);
 }
