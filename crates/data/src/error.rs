@@ -45,6 +45,21 @@ pub enum DataError {
     /// Chunks went missing again and again while a version was being committed.
     #[error("version {} could not be committed: {missing} of its chunks were removed meanwhile, {attempts} times", version.short())]
     Outrun { version: VersionId, missing: usize, attempts: u32 },
+    #[error("{url:?} can't be a store's bucket: {why}")]
+    BadBucket { url: String, why: String },
+    #[error("{doing} object {key}: {source}")]
+    Bucket { doing: &'static str, key: String, source: Box<object_store::Error> },
+    /// A process that doesn't keep to the protocol, or damage: nothing is removed or relied on until it is mended.
+    #[error("the bucket's list of condemned packs has the line {line:?}, which isn't valid")]
+    BadCondemned { line: String },
+    #[error("the bucket's list of condemned packs was changed by others {tries} times on end")]
+    Contended { tries: u32 },
+    /// Another process's gc took this version for one that nobody wants, and has begun to remove it.
+    #[error("version {} is being removed by a gc; try again when that is done", version.short())]
+    BeingRemoved { version: VersionId },
+    /// The bucket couldn't be reached for too long.
+    #[error("the lease of session {session} wasn't renewed in time, so its chunks may be gone; try again")]
+    LeaseLapsed { session: String },
     #[error("cancelled")]
     Cancelled,
 }

@@ -19,9 +19,9 @@ use tombolo_core::{Digest, Millis, Timestamp, VersionId};
 
 use crate::codec;
 use crate::error::{At, DataError};
-use crate::index::{DigestSet, pack_names};
+use crate::index::DigestSet;
 use crate::lease::{self, Live, session_of};
-use crate::pack::{self, PackEntry, PackFault, sync_dir};
+use crate::pack::{self, PackEntry, PackFault, pack_names, sync_dir};
 use crate::session::Session;
 use crate::store::Store;
 use crate::verify::for_each_stored;
@@ -53,6 +53,13 @@ impl Store {
     /// no manifest needs any more. `now` is the time by the clock that also stamps the files.
     pub fn gc(&self, keep: &BTreeSet<VersionId>, now: Timestamp, grace: Millis) -> Result<Collected, DataError> {
         let _gc = self.lock_gc()?;
+        if let Some(bucket) = self.bucket().cloned() {
+            let collected = crate::bucket::gc::gc(self, &bucket, keep, grace)?;
+            let _held = self.lock_exclusive()?;
+            let live = lease::live(&self.path(&["leases"]), true)?;
+            Gc { store: self, keep, now, grace }.tidy(&live)?;
+            return Ok(collected);
+        }
         let gc = Gc { store: self, keep, now, grace };
         let live = lease::live(&self.path(&["leases"]), false)?;
         let staying = gc.staying(&live)?;
@@ -169,8 +176,8 @@ impl Gc<'_> {
         session: &Session,
     ) -> Result<bool, DataError> {
         let mut whole = true;
-        let path = self.store.path(&["packs", &pack.name]);
-        for_each_stored(&path, &pack.entries, |entry, stored| {
+        let Some(file) = self.store.open_pack(&pack.name)? else { return Ok(true) };
+        for_each_stored(&file, &pack.entries, |entry, stored| {
             if !alive.contains(&entry.digest) || homes.contains(&entry.digest) {
                 return Ok(());
             }

@@ -15,10 +15,11 @@ use std::path::{Path, PathBuf};
 
 use tombolo_core::VersionId;
 
+use crate::bucket::BucketLease;
 use crate::error::{At, DataError};
 
 /// Longest lease file that is read, in bytes.
-const LEASE_BYTES_MAX: u64 = 1 << 20;
+pub(crate) const LEASE_BYTES_MAX: u64 = 1 << 20;
 
 /// A lock that lasts as long as the value.
 pub(crate) struct Lock {
@@ -43,6 +44,8 @@ pub(crate) fn exclusive(path: &Path) -> Result<Lock, DataError> {
 
 pub(crate) struct Lease {
     pub session: String,
+    /// Where the store is a bucket, the lease that others see.
+    pub bucket: Option<BucketLease>,
     path: PathBuf,
     _file: File,
 }
@@ -57,7 +60,7 @@ impl Lease {
         for version in versions {
             writeln!(file, "{version}").at("can't write", &path)?;
         }
-        Ok(Lease { session, path, _file: file })
+        Ok(Lease { session, bucket: None, path, _file: file })
     }
 }
 

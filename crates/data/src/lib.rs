@@ -5,6 +5,7 @@
 //! but [`transfer`] blocks and belongs on a thread that may.
 
 mod add;
+mod bucket;
 mod chunker;
 mod codec;
 mod error;
@@ -15,12 +16,14 @@ pub mod manifest;
 pub mod pack;
 mod read;
 mod session;
+mod sketch;
 pub mod store;
 pub mod transfer;
 mod verify;
 mod walk;
 
 pub use add::{AddOptions, Added, Progress};
+pub use bucket::{BucketOptions, Timing};
 pub use chunker::{CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
 pub use error::DataError;
 pub use gc::Collected;

@@ -12,6 +12,7 @@
 //! so a truncated or extended pack is known at once; the chunks are covered by their own digests. A pack never
 //! changes once it has its name, `<session>-<number>.pack`, where the session is the 16 hex digits of its writer.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
@@ -74,9 +75,21 @@ impl PackWriter {
         Ok(())
     }
 
+    pub(crate) fn digests(&self) -> impl Iterator<Item = Digest> {
+        self.entries.iter().map(|entry| entry.digest)
+    }
+
     /// Whether another chunk should go into another pack.
     pub(crate) fn is_full(&self, pack_bytes: u64) -> bool {
         self.length >= pack_bytes || self.entries.len() >= PACK_CHUNKS_MAX
+    }
+
+    /// Ends the file and hands it over, under its temporary name.
+    pub(crate) fn finish(mut self) -> Result<(PathBuf, Vec<PackEntry>), DataError> {
+        self.out.write_all(&footer(&self.entries)).at("can't write", &self.path)?;
+        self.out.flush().at("can't write", &self.path)?;
+        self.sealed = true;
+        Ok((self.path.clone(), std::mem::take(&mut self.entries)))
     }
 
     /// Makes the pack durable under its final name.
@@ -120,17 +133,30 @@ pub(crate) fn read_entries(path: &Path) -> Result<Vec<PackEntry>, PackFault> {
         std::io::ErrorKind::NotFound => PackFault::Gone,
         _ => PackFault::Other(DataError::io("can't open", path, e)),
     })?;
+    entries_of(&file, path)
+}
+
+/// The chunks of an open pack.
+pub(crate) fn entries_of(file: &File, path: &Path) -> Result<Vec<PackEntry>, PackFault> {
     let other = |e| PackFault::Other(DataError::io("can't read", path, e));
     let length = file.metadata().map_err(other)?.len();
+    entries_from(length, |offset, bytes| file.read_exact_at(bytes, offset).map_err(other))
+}
+
+/// The chunks of a pack of `length` bytes, of which `read` reads what is asked for.
+pub(crate) fn entries_from(
+    length: u64,
+    read: impl Fn(u64, &mut [u8]) -> Result<(), PackFault>,
+) -> Result<Vec<PackEntry>, PackFault> {
     let damaged = |why: &str| PackFault::Damaged(why.to_owned());
     let head = HEADER.len() as u64;
     if length < head + TRAILER_BYTES {
         return Err(damaged("it is too short"));
     }
     let mut header = [0; 8];
-    file.read_exact_at(&mut header, 0).map_err(other)?;
+    read(0, &mut header)?;
     let mut trailer = [0; TRAILER_BYTES as usize];
-    file.read_exact_at(&mut trailer, length - TRAILER_BYTES).map_err(other)?;
+    read(length - TRAILER_BYTES, &mut trailer)?;
     if header != *HEADER {
         return Err(damaged("its header is not a pack's"));
     }
@@ -143,7 +169,7 @@ pub(crate) fn read_entries(path: &Path) -> Result<Vec<PackEntry>, PackFault> {
     }
     let mut footer = vec![0; (count * ENTRY_BYTES) as usize];
     let data_end = length - TRAILER_BYTES - footer.len() as u64;
-    file.read_exact_at(&mut footer, data_end).map_err(other)?;
+    read(data_end, &mut footer)?;
     if blake3::hash(&footer).as_bytes()[..] != trailer[..32] {
         return Err(damaged("its footer doesn't match its checksum"));
     }
@@ -166,10 +192,26 @@ fn parse_entries(footer: &[u8], data_end: u64) -> Option<Vec<PackEntry>> {
     (offset == data_end).then_some(entries)
 }
 
-fn le_u32(bytes: &[u8]) -> u32 {
-    let mut array = [0; 4];
-    array.copy_from_slice(bytes);
-    u32::from_le_bytes(array)
+/// The number at the beginning of `bytes`; 0 where they are too short.
+pub(crate) fn le_u32(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+/// The number at the beginning of `bytes`; 0 where they are too short.
+pub(crate) fn le_u64(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// The names of the packs in a directory.
+pub(crate) fn pack_names(packs_dir: &Path) -> Result<HashSet<String>, DataError> {
+    let mut names = HashSet::new();
+    for entry in std::fs::read_dir(packs_dir).at("can't list", packs_dir)? {
+        let name = entry.at("can't list", packs_dir)?.file_name();
+        if let Some(name) = name.to_str().filter(|name| name.ends_with(".pack")) {
+            names.insert(name.to_owned());
+        }
+    }
+    Ok(names)
 }
 
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), DataError> {

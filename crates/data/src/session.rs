@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
 use tombolo_core::{Digest, VersionId};
 
@@ -11,6 +12,9 @@ use crate::lease::Lease;
 use crate::manifest::{ChunkRef, Manifest};
 use crate::pack::PackWriter;
 use crate::store::Store;
+
+/// How often a commit that took too long looks again whether its chunks are there.
+const LOOKS_MAX: u32 = 5;
 
 /// A writer. Any number of threads may put chunks at once.
 pub(crate) struct Session {
@@ -84,24 +88,32 @@ impl Session {
         let encoded = manifest.encode();
         let version = crate::manifest::version_of(&encoded);
         // While this is held nothing is removed, so what is here now is here when the manifest is.
-        let held = self.store.lock_shared()?;
-        self.store.refresh()?;
-        let missing = self.store.missing(manifest);
-        if !missing.is_empty() {
-            return Ok((version, Commit::Missing(missing)));
+        let _held = self.store.lock_shared()?;
+        for _ in 0..LOOKS_MAX {
+            let looked = Instant::now();
+            self.store.refresh()?;
+            let missing = self.store.missing(manifest)?;
+            if !missing.is_empty() {
+                return Ok((version, Commit::Missing(missing)));
+            }
+            if self.store.write_manifest(version, &self.lease, &encoded, looked)? {
+                return Ok((version, Commit::Done));
+            }
         }
-        self.store.write_durably("manifests", &version.to_string(), &self.lease.session, &encoded)?;
-        drop(held);
-        Ok((version, Commit::Done))
+        Err(DataError::LeaseLapsed { session: self.lease.session.clone() })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.lease.session
     }
 
     fn seal(&self, pack: PackWriter) -> Result<(), DataError> {
         let name = self.next_name();
-        let entries = pack.seal(&self.store.path(&["packs", &name]))?;
-        self.store.index_mut().insert_pack(&name, &entries);
+        let digests: Vec<Digest> = pack.digests().collect();
+        self.store.seal(pack, &name)?;
         let mut claimed = lock(&self.claimed);
-        for entry in &entries {
-            claimed.remove(&entry.digest);
+        for digest in &digests {
+            claimed.remove(digest);
         }
         Ok(())
     }

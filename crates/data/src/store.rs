@@ -9,31 +9,40 @@
 //! leases/          who is at work, see [`crate::lease`]
 //! quarantine/      damaged packs and manifests, kept for whoever wants to look at them
 //! tmp/             files being written, named after their session
+//! bucket           where the packs and manifests really are, see [`crate::BucketOptions`]; none for most stores
+//! cache/           parts of a bucket's packs
+//! index/           derived from the packs: where each chunk is
 //! lock, gc.lock    see [`crate::lease`]
 //! ```
 //! A file gets its name by a rename after it was synced, and its directory is synced after that; a manifest is
 //! written only when all its packs are durable. So a kill at any instant leaves either a whole version or none.
 
+mod known;
+mod open;
+mod packs;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, RwLock};
 
 use tombolo_core::{Digest, VersionId};
 
+use crate::bucket::{BUCKET_PACK_BYTES_MAX, Bucket, BucketLease, BucketOptions};
 use crate::codec;
 use crate::error::{At, DataError};
-use crate::index::{DigestSet, Index, Location};
+use crate::index::{DigestSet, Index, Location, PackId};
 use crate::lease::{self, Lease, Lock};
 use crate::manifest::{ChunkRef, MANIFEST_BYTES_MAX, Manifest, Node, Summary};
 use crate::pack::{PACK_BYTES_MAX, sync_dir};
 use crate::session::lock;
 use crate::transfer::InFlight;
+use open::{prepare, read_file};
 
 const FORMAT: &str = "tombolo-store 1\n";
-const DIRS: [&str; 6] = ["packs", "manifests", "pins", "leases", "quarantine", "tmp"];
+const DIRS: [&str; 7] = ["packs", "index", "manifests", "pins", "leases", "quarantine", "tmp"];
 /// Packs that are kept open for reading.
 const OPEN_PACKS_MAX: usize = 64;
 
@@ -43,11 +52,16 @@ pub struct StoreOptions {
     pub create: bool,
     /// Stored bytes after which a pack is full.
     pub pack_bytes: u64,
+    /// Bytes of memory that the index of a handle may take, beside some 50 for each pack; whatever the store's size.
+    pub memory_bytes_max: usize,
+    /// The bucket that the store is; the directory is its cache then, and remembers the address. None for a directory
+    /// that is the store itself, and for one that remembers its bucket: that is found with the environment's settings.
+    pub bucket: Option<BucketOptions>,
 }
 
 impl Default for StoreOptions {
     fn default() -> StoreOptions {
-        StoreOptions { create: true, pack_bytes: 32 << 20 }
+        StoreOptions { create: true, pack_bytes: 32 << 20, memory_bytes_max: 64 << 20, bucket: None }
     }
 }
 
@@ -59,9 +73,12 @@ pub struct Store {
 
 struct Inner {
     dir: PathBuf,
+    bucket: Option<Arc<Bucket>>,
     pack_bytes: u64,
     index: RwLock<Index>,
-    files: Mutex<HashMap<u32, Arc<File>>>,
+    /// Held while packs are listed and the list is taken in, so that an older list never replaces a newer one.
+    refreshing: Mutex<()>,
+    files: Mutex<HashMap<PackId, Arc<File>>>,
     in_flight: InFlight,
 }
 
@@ -88,11 +105,15 @@ pub struct Hold {
 impl Store {
     pub fn open(dir: impl AsRef<Path>, options: StoreOptions) -> Result<Store, DataError> {
         let dir = std::path::absolute(&dir).at("can't resolve", &dir)?;
-        prepare(&dir, options.create)?;
+        let bucket = prepare(&dir, &options)?;
+        let bucket = bucket.map(|options| Bucket::open(&options, &dir)).transpose()?.map(Arc::new);
+        let pack_bytes_max = if bucket.is_some() { BUCKET_PACK_BYTES_MAX } else { PACK_BYTES_MAX };
         let inner = Inner {
+            pack_bytes: options.pack_bytes.clamp(1, pack_bytes_max),
+            bucket,
+            index: RwLock::new(Index::new(dir.join("index"), options.memory_bytes_max)),
             dir,
-            pack_bytes: options.pack_bytes.clamp(1, PACK_BYTES_MAX),
-            index: RwLock::default(),
+            refreshing: Mutex::default(),
             files: Mutex::default(),
             in_flight: InFlight::default(),
         };
@@ -108,14 +129,29 @@ impl Store {
     /// Whether the version can be read whole: its manifest and all its chunks are here.
     pub fn has(&self, version: VersionId) -> Result<bool, DataError> {
         match self.manifest(version) {
-            Ok(manifest) => Ok(self.missing_refreshed(&manifest)?.is_empty()),
+            Ok(manifest) => Ok(self.is_whole(&manifest)? || {
+                self.refresh()?;
+                self.is_whole(&manifest)?
+            }),
             Err(DataError::NoVersion { .. } | DataError::CorruptManifest { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
+    fn is_whole(&self, manifest: &Manifest) -> Result<bool, DataError> {
+        for chunk in manifest.chunks() {
+            if self.locate(&chunk.digest)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The versions whose manifests are here, in order.
     pub fn versions(&self) -> Result<Vec<VersionId>, DataError> {
+        if let Some(bucket) = &self.inner.bucket {
+            return Ok(bucket.versions()?.into_iter().collect());
+        }
         let dir = self.path(&["manifests"]);
         let mut versions = BTreeSet::new();
         for entry in std::fs::read_dir(&dir).at("can't list", &dir)? {
@@ -132,13 +168,11 @@ impl Store {
 
     /// The manifest's encoding, verified against the version.
     pub fn manifest_bytes(&self, version: VersionId) -> Result<Vec<u8>, DataError> {
-        let path = self.path(&["manifests", &version.to_string()]);
-        let file = File::open(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => DataError::NoVersion { version },
-            _ => DataError::io("can't open", &path, e),
-        })?;
-        let mut encoded = Vec::new();
-        file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut encoded).at("can't read", &path)?;
+        let encoded = match &self.inner.bucket {
+            Some(bucket) => bucket.get("manifests", &version.to_string(), MANIFEST_BYTES_MAX as u64 + 1)?,
+            None => read_file(&self.path(&["manifests", &version.to_string()]), MANIFEST_BYTES_MAX as u64 + 1)?,
+        };
+        let encoded = encoded.ok_or(DataError::NoVersion { version })?;
         if crate::manifest::version_of(&encoded) != version {
             return Err(DataError::CorruptManifest { version, reason: "its bytes hash to another version".into() });
         }
@@ -168,29 +202,44 @@ impl Store {
         Ok(self.manifest(version)?.entries().iter().map(listed).collect())
     }
 
-    /// The distinct chunks of the manifest that this store doesn't hold, as far as this process knows.
-    pub fn missing(&self, manifest: &Manifest) -> Vec<ChunkRef> {
-        let index = self.index();
+    /// The distinct chunks of the manifest that this store doesn't hold, as far as this process knows; in a bucket
+    /// also those that a gc is about to remove.
+    pub fn missing(&self, manifest: &Manifest) -> Result<Vec<ChunkRef>, DataError> {
         let mut seen = DigestSet::default();
-        manifest.chunks().filter(|chunk| !index.contains(&chunk.digest) && seen.insert(chunk.digest)).copied().collect()
+        let mut missing = Vec::new();
+        for chunk in manifest.chunks() {
+            if self.with_index(|index| index.get_relied(&chunk.digest))?.is_none() && seen.insert(chunk.digest) {
+                missing.push(*chunk);
+            }
+        }
+        Ok(missing)
     }
 
     /// [`Store::missing`], after a look at what other processes have added where something seems to be missing.
     pub fn missing_refreshed(&self, manifest: &Manifest) -> Result<Vec<ChunkRef>, DataError> {
-        if self.missing(manifest).is_empty() {
+        if self.missing(manifest)?.is_empty() {
             return Ok(Vec::new());
         }
         self.refresh()?;
-        Ok(self.missing(manifest))
+        self.missing(manifest)
     }
 
-    /// Distinct chunks in this store, as far as this process knows.
-    pub fn chunk_count(&self) -> usize {
-        self.index().len()
+    /// Distinct chunks in this store, as far as this process knows. The whole index is read for it.
+    pub fn chunk_count(&self) -> Result<u64, DataError> {
+        self.with_index(Index::count)
     }
 
     /// Keeps the version from gc until the value is dropped.
     pub fn hold(&self, version: VersionId) -> Result<Hold, DataError> {
+        if let Some(bucket) = &self.inner.bucket {
+            // The lease comes first: from then on no gc condemns the version.
+            let lease = self.lease(&[version])?;
+            return if bucket.holds(version)? {
+                Ok(Hold { _lease: lease })
+            } else {
+                Err(DataError::NoVersion { version })
+            };
+        }
         let held = self.lock_shared()?;
         let path = self.path(&["manifests", &version.to_string()]);
         if !path.try_exists().at("can't look at", &path)? {
@@ -203,6 +252,9 @@ impl Store {
     pub fn pin(&self, name: &str, versions: &BTreeSet<VersionId>) -> Result<(), DataError> {
         check_pin(name)?;
         let text: String = versions.iter().map(|version| format!("{version}\n")).collect();
+        if let Some(bucket) = &self.inner.bucket {
+            return bucket.put("pins", name, text.into_bytes());
+        }
         let held = self.lock_shared()?;
         let lease = Lease::take(&self.path(&["leases"]), &[], &held)?;
         self.write_durably("pins", name, &lease.session, text.as_bytes())
@@ -211,6 +263,9 @@ impl Store {
     /// Removes a pin; that there is none is fine.
     pub fn unpin(&self, name: &str) -> Result<(), DataError> {
         check_pin(name)?;
+        if let Some(bucket) = &self.inner.bucket {
+            return bucket.remove("pins", name);
+        }
         let path = self.path(&["pins", name]);
         match std::fs::remove_file(&path) {
             Ok(()) => sync_dir(&self.path(&["pins"])),
@@ -221,6 +276,9 @@ impl Store {
 
     /// The pins with their versions.
     pub fn pins(&self) -> Result<Vec<(String, BTreeSet<VersionId>)>, DataError> {
+        if let Some(bucket) = &self.inner.bucket {
+            return bucket.pins();
+        }
         let dir = self.path(&["pins"]);
         let mut pins = Vec::new();
         for entry in std::fs::read_dir(&dir).at("can't list", &dir)? {
@@ -237,33 +295,41 @@ impl Store {
         Ok(pins)
     }
 
-    /// Takes in what other processes have added and removed.
-    pub fn refresh(&self) -> Result<(), DataError> {
-        self.index_mut().refresh(&self.path(&["packs"]))
-    }
-
     /// A chunk's raw bytes, verified.
     pub fn read_chunk(&self, chunk: &ChunkRef) -> Result<Vec<u8>, DataError> {
         let (stored, location) = self.read_stored(&chunk.digest)?;
         if location.raw != chunk.bytes {
             return Err(self.corrupt(&chunk.digest, &location, "its length isn't what the manifest says".into()));
         }
-        codec::decode(stored, location.raw, &chunk.digest).map_err(|why| self.corrupt(&chunk.digest, &location, why))
+        match codec::decode(stored, location.raw, &chunk.digest) {
+            Ok(raw) => Ok(raw),
+            Err(why) => self.read_anew(&chunk.digest, &location, why).map(|(_, raw)| raw),
+        }
+    }
+
+    /// A chunk's stored form and raw bytes after they turned out damaged: in the cache it may be all that is.
+    fn read_anew(&self, digest: &Digest, location: &Location, why: String) -> Result<(Vec<u8>, Vec<u8>), DataError> {
+        let Some(bucket) = &self.inner.bucket else { return Err(self.corrupt(digest, location, why)) };
+        bucket.forget(&location.pack.to_string());
+        let stored = self.read_at(digest, location)?;
+        let raw = codec::decode(stored.clone(), location.raw, digest);
+        raw.map(|raw| (stored, raw)).map_err(|why| self.corrupt(digest, location, why))
     }
 
     /// A chunk's stored form and raw length, verified.
     pub(crate) fn read_verified(&self, digest: &Digest) -> Result<(Vec<u8>, u32), DataError> {
         let (stored, location) = self.read_stored(digest)?;
-        codec::decode(stored.clone(), location.raw, digest).map_err(|why| self.corrupt(digest, &location, why))?;
-        Ok((stored, location.raw))
+        match codec::decode(stored.clone(), location.raw, digest) {
+            Ok(_) => Ok((stored, location.raw)),
+            Err(why) => self.read_anew(digest, &location, why).map(|(stored, _)| (stored, location.raw)),
+        }
     }
 
     /// A chunk's stored form as it lies there.
     fn read_stored(&self, digest: &Digest) -> Result<(Vec<u8>, Location), DataError> {
         let mut refreshed = false;
         loop {
-            let found = self.index().get(digest);
-            if let Some(location) = found {
+            if let Some(location) = self.locate(digest)? {
                 match self.read_at(digest, &location) {
                     // A gc has moved the chunk into another pack.
                     Err(DataError::Io { source, .. })
@@ -281,6 +347,14 @@ impl Store {
 
     fn read_at(&self, digest: &Digest, location: &Location) -> Result<Vec<u8>, DataError> {
         let mut stored = vec![0; location.stored as usize];
+        if let Some(bucket) = &self.inner.bucket {
+            let pack = location.pack.to_string();
+            if bucket.read_at(&pack, &mut stored, u64::from(location.offset))? {
+                return Ok(stored);
+            }
+            let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(DataError::io("can't read", self.path(&["packs", &pack]), gone));
+        }
         let (file, path) = self.pack_file(location.pack)?;
         match file.read_exact_at(&mut stored, u64::from(location.offset)) {
             Ok(()) => Ok(stored),
@@ -291,9 +365,8 @@ impl Store {
         }
     }
 
-    fn pack_file(&self, pack: u32) -> Result<(Arc<File>, PathBuf), DataError> {
-        let name = self.index().pack_name(pack).unwrap_or_else(|| "gone".into());
-        let path = self.path(&["packs", &name]);
+    fn pack_file(&self, pack: PackId) -> Result<(Arc<File>, PathBuf), DataError> {
+        let path = self.path(&["packs", &pack.to_string()]);
         let mut files = lock(&self.inner.files);
         if let Some(file) = files.get(&pack) {
             return Ok((file.clone(), path));
@@ -307,20 +380,7 @@ impl Store {
     }
 
     fn corrupt(&self, digest: &Digest, location: &Location, reason: String) -> DataError {
-        let pack = self.index().pack_name(location.pack).map_or_else(|| "gone".to_owned(), |name| name.to_string());
-        DataError::CorruptChunk { chunk: *digest, pack, reason }
-    }
-
-    pub(crate) fn knows(&self, digest: &Digest) -> bool {
-        self.index().contains(digest)
-    }
-
-    pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
-        self.inner.index.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
-        self.inner.index.write().unwrap_or_else(PoisonError::into_inner)
+        DataError::CorruptChunk { chunk: *digest, pack: location.pack.to_string(), reason }
     }
 
     pub(crate) fn forget_files(&self) {
@@ -354,8 +414,14 @@ impl Store {
     }
 
     pub(crate) fn lease(&self, versions: &[VersionId]) -> Result<Lease, DataError> {
-        let held = self.lock_shared()?;
-        Lease::take(&self.path(&["leases"]), versions, &held)
+        let mut lease = {
+            let held = self.lock_shared()?;
+            Lease::take(&self.path(&["leases"]), versions, &held)?
+        };
+        if let Some(bucket) = &self.inner.bucket {
+            lease.bucket = Some(BucketLease::take(bucket, &lease.session, versions)?);
+        }
+        Ok(lease)
     }
 
     /// Writes `<dir>/<name>` whole or not at all.
@@ -385,37 +451,4 @@ fn check_pin(name: &str) -> Result<(), DataError> {
         return Err(DataError::BadPin { name: name.chars().take(200).collect() });
     }
     Ok(())
-}
-
-/// Makes what a store needs, or says why the directory is none. Processes may do so at the same time.
-fn prepare(dir: &Path, create: bool) -> Result<(), DataError> {
-    let not = |why: String| DataError::NotAStore { path: dir.to_path_buf(), why };
-    let format = dir.join("format");
-    match std::fs::read_to_string(&format) {
-        Ok(text) if text == FORMAT => {}
-        Ok(text) => {
-            return Err(not(format!("its format is {:?}, not {FORMAT:?}", text.chars().take(40).collect::<String>())));
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && create => {
-            std::fs::create_dir_all(dir).at("can't create", dir)?;
-            for entry in std::fs::read_dir(dir).at("can't list", dir)? {
-                let name = entry.at("can't list", dir)?.file_name();
-                let name = name.to_string_lossy();
-                if !DIRS.contains(&&*name) && name != "format" && !name.starts_with("format.") {
-                    return Err(not(format!("it has no format file, but a {name:?}")));
-                }
-            }
-            // The format comes last but for the directories, which every opening makes anew where they are missing.
-            let tmp = dir.join(format!("format.{}", std::process::id()));
-            write_synced(&tmp, FORMAT.as_bytes())?;
-            std::fs::rename(&tmp, &format).at("can't rename", &tmp)?;
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(not("it has no format file".into())),
-        Err(e) => return Err(DataError::io("can't read", format, e)),
-    }
-    for name in DIRS {
-        let path = dir.join(name);
-        std::fs::create_dir_all(&path).at("can't create", &path)?;
-    }
-    sync_dir(dir)
 }

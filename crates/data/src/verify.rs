@@ -12,7 +12,7 @@ use tombolo_core::{Digest, VersionId};
 use crate::add::Progress;
 use crate::codec;
 use crate::error::{At, DataError};
-use crate::index::{DigestSet, pack_names};
+use crate::index::DigestSet;
 use crate::pack::{self, PackEntry, PackFault, sync_dir};
 use crate::session::{Session, lock};
 use crate::store::Store;
@@ -70,7 +70,7 @@ impl Store {
     pub fn verify(&self, options: &VerifyOptions) -> Result<VerifyReport, DataError> {
         self.refresh()?;
         let mut report = VerifyReport::default();
-        let mut names: Vec<String> = pack_names(&self.path(&["packs"]))?.into_iter().collect();
+        let mut names = self.pack_sizes()?;
         names.sort();
         report.damaged = self.verify_packs(&names, options, &mut report)?;
         for version in self.versions()? {
@@ -99,32 +99,39 @@ impl Store {
 
     /// Verifies one pack, as named by an error, and sets it aside if it is damaged.
     pub fn check_pack(&self, pack: &str) -> Result<Vec<Damage>, DataError> {
-        let damaged = verify_pack(&self.path(&["packs", pack]), pack)?.damaged;
+        let damaged = self.verify_pack(pack)?.damaged;
         if !damaged.is_empty() {
             self.quarantine_pack(pack)?;
         }
         Ok(damaged)
     }
 
+    fn verify_pack(&self, name: &str) -> Result<PackSeen, DataError> {
+        match self.open_pack(name)? {
+            Some(file) => verify_pack(&file, &self.path(&["packs", name]), name),
+            // A gc has removed it; then nothing in it is needed.
+            None => Ok(PackSeen { chunks: 0, bytes: 0, damaged: Vec::new() }),
+        }
+    }
+
     fn verify_packs(
         &self,
-        names: &[String],
+        names: &[(String, u64)],
         options: &VerifyOptions,
         report: &mut VerifyReport,
     ) -> Result<Vec<Damage>, DataError> {
-        let size = |name: &String| std::fs::metadata(self.path(&["packs", name])).map_or(0, |m| m.len());
-        let total = names.iter().map(size).sum();
+        let total = names.iter().map(|(_, bytes)| bytes).sum();
         let (next, done, stop) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicBool::new(false));
         let seen: Mutex<Vec<PackSeen>> = Mutex::default();
         let work = || {
-            while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while let Some((name, _)) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if options.cancel.is_cancelled() {
                     return Err(DataError::Cancelled);
                 }
                 if stop.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                let pack = verify_pack(&self.path(&["packs", name]), name)?;
+                let pack = self.verify_pack(name)?;
                 let done = done.fetch_add(pack.bytes, Ordering::Relaxed) + pack.bytes;
                 lock(&seen).push(pack);
                 if let Some(progress) = &options.progress {
@@ -166,11 +173,12 @@ impl Store {
                 Err(DataError::NoVersion { .. } | DataError::CorruptManifest { .. }) => continue,
                 Err(error) => return Err(error),
             };
-            let index = self.index();
             for entry in manifest.entries() {
-                let gone = |digest: &Digest| lost.contains(digest) || !index.contains(digest);
-                if let Some(chunk) = entry.chunks().iter().find(|chunk| gone(&chunk.digest)) {
-                    hits.push(Hit { version, path: entry.path.clone(), chunk: chunk.digest });
+                for chunk in entry.chunks() {
+                    if lost.contains(&chunk.digest) || self.locate(&chunk.digest)?.is_none() {
+                        hits.push(Hit { version, path: entry.path.clone(), chunk: chunk.digest });
+                        break;
+                    }
                 }
             }
         }
@@ -182,13 +190,18 @@ impl Store {
         let _gc = self.lock_gc()?;
         let path = self.path(&["packs", name]);
         let session = Session::start(self)?;
-        match pack::read_entries(&path) {
-            Ok(entries) => copy_whole(&session, &path, &entries)?,
+        let Some(file) = self.open_pack(name)? else { return Ok(()) };
+        match pack::entries_of(&file, &path) {
+            Ok(entries) => copy_whole(&session, &file, &entries)?,
             Err(PackFault::Damaged(_)) => {}
             Err(PackFault::Gone) => return Ok(()),
             Err(PackFault::Other(error)) => return Err(error),
         }
         session.flush()?;
+        if let Some(bucket) = self.bucket() {
+            bucket.set_aside_pack(name, &session)?;
+            return self.refresh();
+        }
         let held = self.lock_exclusive()?;
         set_aside(&path, &self.path(&["quarantine", name]))?;
         sync_dir(&self.path(&["packs"]))?;
@@ -206,6 +219,10 @@ impl Store {
         for version in versions {
             let name = version.to_string();
             let path = self.path(&["manifests", &name]);
+            if let Some(bucket) = self.bucket() {
+                bucket.set_aside("manifests", &name)?;
+                continue;
+            }
             // Somebody may have brought it again meanwhile.
             if matches!(self.manifest(*version), Err(DataError::CorruptManifest { .. })) {
                 set_aside(&path, &self.path(&["quarantine", &name]))?;
@@ -228,10 +245,10 @@ struct PackSeen {
     damaged: Vec<Damage>,
 }
 
-fn verify_pack(path: &Path, name: &str) -> Result<PackSeen, DataError> {
+fn verify_pack(file: &File, path: &Path, name: &str) -> Result<PackSeen, DataError> {
     let mut seen = PackSeen { chunks: 0, bytes: 0, damaged: Vec::new() };
     let damage = |chunk, reason| Damage { pack: name.to_owned(), chunk, reason };
-    let entries = match pack::read_entries(path) {
+    let entries = match pack::entries_of(file, path) {
         Ok(entries) => entries,
         Err(PackFault::Gone) => return Ok(seen),
         Err(PackFault::Damaged(reason)) => {
@@ -240,7 +257,7 @@ fn verify_pack(path: &Path, name: &str) -> Result<PackSeen, DataError> {
         }
         Err(PackFault::Other(error)) => return Err(error),
     };
-    for_each_stored(path, &entries, |entry, stored| {
+    for_each_stored(file, &entries, |entry, stored| {
         seen.chunks += 1;
         seen.bytes += u64::from(entry.stored);
         let checked = stored.and_then(|stored| codec::decode(stored, entry.raw, &entry.digest));
@@ -252,8 +269,8 @@ fn verify_pack(path: &Path, name: &str) -> Result<PackSeen, DataError> {
     Ok(seen)
 }
 
-fn copy_whole(session: &Session, path: &Path, entries: &[PackEntry]) -> Result<(), DataError> {
-    for_each_stored(path, entries, |entry, stored| match stored {
+fn copy_whole(session: &Session, file: &File, entries: &[PackEntry]) -> Result<(), DataError> {
+    for_each_stored(file, entries, |entry, stored| match stored {
         Ok(stored) if codec::decode(stored.clone(), entry.raw, &entry.digest).is_ok() => {
             session.put(entry.digest, entry.raw, &stored)
         }
@@ -263,16 +280,10 @@ fn copy_whole(session: &Session, path: &Path, entries: &[PackEntry]) -> Result<(
 
 /// Calls `each` with the stored bytes of every entry, or why they can't be read.
 pub(crate) fn for_each_stored(
-    path: &Path,
+    file: &File,
     entries: &[PackEntry],
     mut each: impl FnMut(&PackEntry, Result<Vec<u8>, String>) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        // A gc has removed it; then nothing in it is needed.
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(DataError::io("can't open", path, e)),
-    };
     for entry in entries {
         let mut stored = vec![0; entry.stored as usize];
         let read = file.read_exact_at(&mut stored, u64::from(entry.offset));

@@ -81,6 +81,20 @@ fn run_and_kill(store: &Path, role: &str, after: Duration) -> Vec<VersionId> {
     versions
 }
 
+/// What a power cut may leave of the index, which nobody needs: a file of it torn, lost or left from before.
+fn tear_index(store: &Path, round: u64) {
+    let files = std::fs::read_dir(store.join("index")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| !path.ends_with("lock")).collect();
+    files.sort();
+    let Some(path) = files.get(round as usize % files.len().max(1)) else { return };
+    let bytes = std::fs::read(path).unwrap();
+    match round % 3 {
+        0 => std::fs::remove_file(path).unwrap(),
+        1 => std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap(),
+        _ => std::fs::write(path, vec![0; bytes.len()]).unwrap(),
+    }
+}
+
 fn check_whole(store: &Path, versions: &[VersionId]) {
     let store = open(store);
     let report = store.verify(&VerifyOptions::default()).unwrap();
@@ -98,6 +112,9 @@ fn killed_while_adding() {
     for round in 0..ROUNDS {
         let after = Duration::from_millis(20 + round * 37 % 240);
         versions.extend(run_and_kill(dir.as_path(), "add", after));
+        if round % 2 == 1 {
+            tear_index(dir.as_path(), round);
+        }
         check_whole(dir.as_path(), &versions);
     }
     assert!(versions.len() >= ROUNDS as usize / 2, "only {} adds were acknowledged", versions.len());
