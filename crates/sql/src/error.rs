@@ -28,6 +28,8 @@ pub enum SqlError {
     At { position: Position, message: String },
     #[error("no table {name:?}; known: {}", known.join(", "))]
     UnknownTable { name: String, known: Vec<String> },
+    #[error("no column {name:?} in both; known: {}", known.join(", "))]
+    UnknownColumn { name: String, known: Vec<String> },
     #[error("refused `{statement}`: {why}")]
     Refused { statement: String, why: &'static str },
     #[error("{path}: {message}")]

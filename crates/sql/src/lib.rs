@@ -4,8 +4,12 @@
 //! order, byte for byte. With more threads only the rows are the same; their order is fixed by a total
 //! ORDER BY alone, and sums of floats may differ in their last digits.
 
+mod diff;
 mod error;
+mod inspect;
+mod measure;
 mod output;
+mod scan;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -20,7 +24,9 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 
+pub use diff::{TableDelta, TablesDiff, diff};
 pub use error::{Position, SqlError};
+pub use inspect::{EXAMPLE_ROWS_MAX, Example, Findings, Inspection, inspect};
 
 /// Longest query, in bytes.
 pub const SQL_BYTES_MAX: usize = 1 << 20;
@@ -57,7 +63,7 @@ pub struct Outcome {
 /// Runs the query and writes its result. On an error nothing is left in the output directory.
 pub async fn execute(query: &Query) -> Result<Outcome, SqlError> {
     let statements = parse(&query.sql)?;
-    let context = session(query)?;
+    let context = session(query.threads, query.memory_bytes)?;
     for (name, path) in &query.tables {
         tables::register(&context, name, path).await?;
         let alias = name.replace('-', "_");
@@ -88,11 +94,11 @@ fn parse(sql: &str) -> Result<Vec<Statement>, SqlError> {
     }
 }
 
-fn session(query: &Query) -> Result<SessionContext, SqlError> {
-    let mut config = SessionConfig::new().with_target_partitions(query.threads.max(1)).with_information_schema(false);
+fn session(threads: usize, memory_bytes: Option<usize>) -> Result<SessionContext, SqlError> {
+    let mut config = SessionConfig::new().with_target_partitions(threads.max(1)).with_information_schema(false);
     config.options_mut().sql_parser.collect_spans = true;
     let mut runtime = RuntimeEnvBuilder::new();
-    if let Some(bytes) = query.memory_bytes {
+    if let Some(bytes) = memory_bytes {
         runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
     }
     let runtime = runtime.build_arc().map_err(SqlError::from_engine)?;

@@ -2,8 +2,12 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use datafusion::arrow::datatypes::Schema;
 use datafusion::common::TableReference;
+use datafusion::dataframe::DataFrame;
 use datafusion::prelude::{CsvReadOptions, ParquetReadOptions, SessionContext};
+
+use tombolo_core::expect::Format;
 
 use crate::SqlError;
 
@@ -12,14 +16,20 @@ const FILES_MAX: usize = 100_000;
 /// Directories within directories.
 const DEPTH_MAX: usize = 16;
 
-/// Makes the files under `path` a table. They must be of one kind, told by their names' endings.
-pub(crate) async fn register(context: &SessionContext, name: &str, path: &Path) -> Result<(), SqlError> {
+/// The files of a table, sorted by their paths; all are of one kind.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub format: Format,
+    pub paths: Vec<PathBuf>,
+}
+
+/// The table's files under `path`. They must be of one kind, told by their names' endings.
+pub(crate) fn find(path: &Path) -> Result<Files, SqlError> {
     let mut files = Vec::new();
     collect(path, 0, &mut files)?;
     files.sort();
     let kind = |file: &PathBuf| file.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
     let first = files.first().and_then(kind);
-    let mut urls = Vec::new();
     for file in &files {
         match (kind(file).as_deref(), first.as_deref()) {
             (Some("parquet"), Some("parquet")) => check_magic(file)?,
@@ -27,23 +37,48 @@ pub(crate) async fn register(context: &SessionContext, name: &str, path: &Path) 
             (Some("parquet" | "csv"), Some("parquet" | "csv")) => return bad(file, "Parquet and CSV in one table"),
             _ => return bad(file, "neither Parquet nor CSV (told by .parquet or .csv)"),
         }
-        match std::path::absolute(file).ok().and_then(|path| path.to_str().map(str::to_owned)) {
-            Some(url) => urls.push(url),
-            None => return bad(file, "the path is not UTF-8"),
-        }
     }
-    let extension = files.first().and_then(|file| file.extension()?.to_str()).unwrap_or_default().to_owned();
-    let frame = match first.as_deref() {
-        None => return bad(path, "no Parquet or CSV file in it"),
-        Some("parquet") => context.read_parquet(urls, ParquetReadOptions::default().file_extension(&extension)).await,
-        Some(_) => context.read_csv(urls, CsvReadOptions::new().file_extension(&extension)).await,
-    };
-    let fault = |e: datafusion::error::DataFusionError| SqlError::BadTable {
-        path: path.to_owned(),
-        message: e.strip_backtrace(),
-    };
-    context.register_table(TableReference::bare(name), frame.map_err(fault)?.into_view()).map_err(fault)?;
-    Ok(())
+    match first.as_deref() {
+        None => bad(path, "no Parquet or CSV file in it"),
+        Some("parquet") => Ok(Files { format: Format::Parquet, paths: files }),
+        Some(_) => Ok(Files { format: Format::Csv, paths: files }),
+    }
+}
+
+impl Files {
+    /// The files as one table. Types of CSV are those of `schema`, or else told by its first rows.
+    pub async fn frame(&self, context: &SessionContext, schema: Option<&Schema>) -> Result<DataFrame, SqlError> {
+        let mut urls = Vec::new();
+        for file in &self.paths {
+            match std::path::absolute(file).ok().and_then(|path| path.to_str().map(str::to_owned)) {
+                Some(url) => urls.push(url),
+                None => return bad(file, "the path is not UTF-8"),
+            }
+        }
+        let extension = self.paths.first().and_then(|file| file.extension()?.to_str()).unwrap_or_default();
+        let frame = match (self.format, schema) {
+            (Format::Parquet, _) => {
+                context.read_parquet(urls, ParquetReadOptions::default().file_extension(extension)).await
+            }
+            (Format::Csv, None) => context.read_csv(urls, CsvReadOptions::new().file_extension(extension)).await,
+            (Format::Csv, Some(schema)) => {
+                // A line break within quotes is a part of the value.
+                let options = CsvReadOptions::new().file_extension(extension).schema(schema).newlines_in_values(true);
+                context.read_csv(urls, options).await
+            }
+        };
+        frame.map_err(|error| SqlError::BadTable {
+            path: self.paths.first().cloned().unwrap_or_default(),
+            message: error.strip_backtrace(),
+        })
+    }
+}
+
+/// Makes the files under `path` a table of the context.
+pub(crate) async fn register(context: &SessionContext, name: &str, path: &Path) -> Result<(), SqlError> {
+    let frame = find(path)?.frame(context, None).await?;
+    let registered = context.register_table(TableReference::bare(name), frame.into_view());
+    registered.map(drop).map_err(|error| SqlError::BadTable { path: path.to_owned(), message: error.strip_backtrace() })
 }
 
 fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), SqlError> {
