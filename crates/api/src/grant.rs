@@ -2,13 +2,23 @@
 //!
 //! The fetching site shows the grant, the sending site checks it: signature, version, that it is the
 //! source, that whoever dialled is the destination, and the time.
+//!
+//! A grant is short-lived, since it can't be taken back from a site that has no line to the control plane. It lets a
+//! transfer begin; one that has begun goes on ([`Begun`]), so that a long one needs no line either. Sites that have a
+//! line hear of revoked keys at once and cut off what goes to them.
+
+use std::collections::BTreeMap;
 
 use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use tombolo_core::{Millis, SiteId, Timestamp, VersionId};
 
-/// How long a grant lasts; a transfer that takes longer asks for another.
-pub const GRANT_LIFE: Millis = Millis::from_secs(600);
+/// How long a transfer may begin under a grant; a fetch asks for a new one each time that it begins.
+pub const GRANT_LIFE: Millis = Millis::from_secs(120);
+/// How long a transfer that has begun may go on under its grant, on one connection; a longer one asks again.
+pub const TRANSFER_MAX: Millis = Millis::from_secs(12 * 3_600);
+/// Grants that are remembered for one connection. A fetch uses one; under those beyond, nothing goes on.
+const BEGUN_MAX: usize = 64;
 /// By how much the clocks of control plane and sending site may differ.
 pub const CLOCK_SKEW_MAX: Millis = Millis::from_secs(120);
 
@@ -81,6 +91,31 @@ impl Grant {
     }
 }
 
+/// The grants under which transfers have begun on one connection, and when.
+#[derive(Debug, Default)]
+pub struct Begun(BTreeMap<Vec<u8>, Timestamp>);
+
+impl Begun {
+    /// Whether `bytes`, a grant signed by `key`, lets `from` send `version` to `to_key` now: it is good now, or was
+    /// when the transfer began.
+    pub fn check(
+        &mut self,
+        bytes: &[u8],
+        key: &VerifyingKey,
+        (version, from, to_key): (VersionId, &SiteId, &str),
+        now: Timestamp,
+    ) -> Result<(), GrantFault> {
+        let grant = Grant::open(bytes, key)?;
+        let begun = self.0.get(bytes).copied();
+        let at = begun.filter(|begun| now <= *begun + TRANSFER_MAX).unwrap_or(now);
+        grant.check(version, from, to_key, at)?;
+        if begun.is_none() && self.0.len() < BEGUN_MAX {
+            self.0.insert(bytes.to_vec(), now);
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +144,32 @@ mod tests {
         assert!(matches!(check(VersionId(Digest([2; 32])), "a", "kb", 0), Err(GrantFault::Version(_))));
         assert!(matches!(check(version, "c", "kb", 0), Err(GrantFault::Source(_))));
         assert!(matches!(check(version, "a", "kc", 0), Err(GrantFault::Destination(_))));
+    }
+
+    #[test]
+    fn what_has_begun_goes_on_and_nothing_begins_late() {
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let (a, b) = (SiteId::new("a").unwrap(), SiteId::new("b").unwrap());
+        let version = VersionId(Digest([1; 32]));
+        let grant = |until| Grant { version, from: a.clone(), to: b.clone(), to_key: "kb".into(), until };
+        let bytes = grant(Timestamp(1_000)).sign(&key);
+        let check = |begun: &mut Begun, bytes: &[u8], to_key: &str, now: i64| {
+            begun.check(bytes, &key.verifying_key(), (version, &a, to_key), Timestamp(now))
+        };
+        let late = 1_000 + CLOCK_SKEW_MAX.0 as i64 + 1;
+        let mut begun = Begun::default();
+        assert!(matches!(check(&mut begun, &bytes, "kb", late), Err(GrantFault::Expired { .. })));
+        assert_eq!(check(&mut begun, &bytes, "kb", 500), Ok(()));
+        assert_eq!(check(&mut begun, &bytes, "kb", late), Ok(()));
+        assert!(matches!(check(&mut begun, &bytes, "kc", late), Err(GrantFault::Destination(_))));
+        let end = 500 + TRANSFER_MAX.0 as i64;
+        assert_eq!(check(&mut begun, &bytes, "kb", end), Ok(()));
+        assert!(matches!(check(&mut begun, &bytes, "kb", end + 1), Err(GrantFault::Expired { .. })));
+        // On another connection nothing has begun, and there is an end to what is remembered of one.
+        assert!(check(&mut Begun::default(), &bytes, "kb", late).is_err());
+        for until in 0..2 * BEGUN_MAX {
+            check(&mut begun, &grant(Timestamp(1_000 + until as i64)).sign(&key), "kb", 500).unwrap();
+        }
+        assert_eq!(begun.0.len(), BEGUN_MAX);
     }
 }

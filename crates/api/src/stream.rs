@@ -6,7 +6,7 @@
 //! plane opens on the same connection carry one [`Call`] each, answered by [`Said`] until the stream ends.
 //! Every message is a frame as in [`crate::frames`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tombolo_core::site::SiteInfo;
@@ -50,7 +50,7 @@ pub struct Hello {
 /// How to dial a peer: its key, and hints where it may be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PeerAddress {
-    /// Ed25519 public key in hex.
+    /// Ed25519 public key in hex. What a peer says of its own is worth nothing: its connection proves its key.
     pub key: String,
     /// `ip:port`, UDP.
     pub direct: Vec<String>,
@@ -76,6 +76,9 @@ pub struct Down {
     /// Secrets of the assignments, to be kept in memory only.
     #[serde(default)]
     pub secrets: BTreeMap<WorkloadId, BTreeMap<Name, String>>,
+    /// The keys of all sites that are revoked, whatever grants they hold; none: as was said before.
+    #[serde(default)]
+    pub revoked: Option<BTreeSet<String>>,
 }
 
 /// The answer to [`Opening::Sources`].

@@ -84,10 +84,13 @@ impl<'d> Graph<'d> {
 fn workload_names(draft: &Draft, sink: &mut Sink) {
     let mut seen: HashMap<&str, Span> = HashMap::new();
     for work in &draft.workloads {
-        // Within one mapping a double is a duplicate key, so this is a service with the name of a stage.
+        // Within one mapping a double is a duplicate key, so these are of two kinds.
         if let Some(first) = seen.insert(&work.name.text, work.name.span) {
-            let hint = format!("the stage is at line {}; stages and services share their names", first.line);
-            sink.add(work.name.span, format!("{} is both a stage and a service", quoted(&work.name.text)), hint);
+            let hint = format!(
+                "the other is at line {}; stages, services and datasets with `from` share their names",
+                first.line
+            );
+            sink.add(work.name.span, format!("{} is the name of two of them", quoted(&work.name.text)), hint);
         }
     }
 }
@@ -146,6 +149,10 @@ fn outputs(work: &Work, sink: &mut Sink) {
         } else if released.insert(&release.text, ()).is_some() {
             sink.add(release.span, format!("{} is released twice", quoted(&release.text)), "list it once");
         }
+    }
+    for (expected, _) in work.expects.iter().filter(|(expected, _)| !declared(expected)) {
+        let message = format!("`expect` names {}, which is no output of {whose}", quoted(&expected.text));
+        sink.add(expected.span, message, hint(expected));
     }
     if let Some(gate) = work.gate.as_ref().filter(|gate| !declared(gate)) {
         let message = format!("`gate` reads {}, which is no output of {whose}", quoted(&gate.text));
@@ -320,11 +327,17 @@ fn residency(draft: &Draft, graph: &Graph, order: &[usize], sink: &mut Sink) {
                 Rc::new(many.iter().flat_map(|(_, r)| r.iter().map(|(sites, data)| (sites.clone(), *data))).collect())
             }
         };
-        let met = check_site(work, &sources, sink) && check_meeting(work, &all, sink);
+        let met = check_site(work, &sources, sink) && check_meeting(work, &all, sink) && check_own(work, sink);
         for output in &work.outputs {
             // A conflict is told once, where it begins, and not again for everything behind it.
             let free = !met || work.releases.iter().any(|release| release.text == output.text);
-            rules.insert(&output.text, if free { Rc::default() } else { all.clone() });
+            let mut kept = if free { Rc::default() } else { all.clone() };
+            // An import's own rule is of what it makes, wherever it runs.
+            let own = work.spec.job().map(|job| &job.keep_at.0).into_iter().flatten().filter_map(named);
+            own.for_each(|sites| {
+                Rc::make_mut(&mut kept).insert(sites, output.text.as_str());
+            });
+            rules.insert(&output.text, kept);
         }
     }
 }
@@ -347,6 +360,21 @@ fn check_site(work: &Work, sources: &[(&str, Rc<Rules>)], sink: &mut Sink) -> bo
                 false => format!("`release` `{source}` in the stage that makes it, if it may leave"),
             };
             sink.add(span, message, format!("run it at `{kept}`, or {release}"));
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether an import may run where what it brings may be.
+fn check_own(work: &Work, sink: &mut Sink) -> bool {
+    let (Some(span), Some(wanted)) = (work.site, work.spec.site.as_ref().and_then(named)) else { return true };
+    for kept in work.spec.job().map(|job| &job.keep_at.0).into_iter().flatten().filter_map(named) {
+        if !wanted.iter().any(|site| kept.contains(site)) {
+            let (whose, where_to) = (quoted(&work.name.text), wanted.join("` or `"));
+            let kept = kept.join("` or `");
+            let message = format!("{whose} is to be read at `{where_to}`, but must stay at `{kept}`");
+            sink.add(span, message, format!("read it at `{kept}`"));
             return false;
         }
     }

@@ -6,7 +6,9 @@
 
 mod amount;
 mod check;
+mod expect;
 mod fault;
+mod import;
 mod loader;
 mod node;
 mod read;

@@ -9,7 +9,7 @@ use super::fault::{Sink, Span, quoted};
 
 /// Most values of a file with every alias counted as often as it is used.
 pub const NODES_MAX: usize = 200_000;
-/// Deepest nesting, also through aliases. The format itself needs six.
+/// Deepest nesting, also through aliases. The format itself needs ten.
 pub const DEPTH_MAX: usize = 32;
 
 pub(super) struct Node {
@@ -117,7 +117,7 @@ fn syntax_fault(error: &ScanError, sink: &mut Sink) {
         }
         ErrorKind::UnclosedQuotedScalar => "close the quote",
         ErrorKind::UnclosedFlowCollection { .. } => "close the bracket",
-        ErrorKind::RecursionLimitExceeded => "the format needs six levels at most",
+        ErrorKind::RecursionLimitExceeded => "the format needs ten levels at most",
         _ => "check the indentation, and put text with special characters into quotes",
     };
     sink.add(span, format!("this is not valid YAML: {}", error.info()), hint);
@@ -225,7 +225,7 @@ impl Builder<'_, '_> {
             children.fold((1, 1), |(w, d): (usize, usize), n| (w.saturating_add(n.weight), d.max(n.depth + 1)));
         if depth > DEPTH_MAX {
             let message = format!("values are nested more than {DEPTH_MAX} deep");
-            self.sink.add(span, message, "the format needs six levels at most");
+            self.sink.add(span, message, "the format needs ten levels at most");
             return None;
         }
         let node = Rc::new(Node { span, value, weight, depth });

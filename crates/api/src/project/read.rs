@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tombolo_core::spec::{DataSpec, Kind, Objective, ProjectSpec, STAGES_MAX, WorkloadSpec};
+use tombolo_core::expect::Expect;
+use tombolo_core::spec::{DataSpec, Kind, Logs, Objective, ProjectSpec, STAGES_MAX, WorkloadSpec};
 use tombolo_core::{Millis, Name, Residency};
 
 use super::fault::{Sink, Span, nearest, quoted};
@@ -37,6 +38,12 @@ pub(super) struct Draft {
     pub workloads: Vec<Work>,
 }
 
+/// What an entry under `data` is.
+enum Dataset {
+    Given(DataSpec),
+    Import(Box<Work>),
+}
+
 /// A stage or a service. What refers to other parts is here with its place, and only later put into the spec.
 pub(super) struct Work {
     pub name: Word,
@@ -46,6 +53,7 @@ pub(super) struct Work {
     pub outputs: Vec<Word>,
     pub releases: Vec<Word>,
     pub gate: Option<Word>,
+    pub expects: Vec<(Word, Expect)>,
     pub site: Option<Span>,
     pub port: Option<Span>,
     pub sql: Option<Span>,
@@ -71,6 +79,7 @@ impl Work {
         if let Kind::Job(job) = &mut spec.kind {
             job.outputs = names(&self.outputs);
             job.release = names(&self.releases);
+            job.expect = self.expects.into_iter().filter_map(|(word, expect)| Some((word.name()?, expect))).collect();
         }
         spec
     }
@@ -81,8 +90,7 @@ pub(super) fn project(root: &Node, sink: &mut Sink, loader: &dyn Loader) -> Opti
     let fields = reader.fields(root, &table::PROJECT, &[], "the project")?;
     let name = fields.get("project").and_then(|node| reader.name(node)).and_then(|text| Name::new(text).ok());
     let objective = fields.get("objective").and_then(|node| reader.objective(node)).unwrap_or_default();
-    let data = fields.get("data").map(|node| reader.data(node)).unwrap_or_default();
-    let mut workloads = Vec::new();
+    let (data, mut workloads) = fields.get("data").map(|node| reader.data(node)).unwrap_or_default();
     for (key, service) in [("stages", false), ("services", true)] {
         let Some(node) = fields.get(key) else { continue };
         for entry in reader.entries(node, "a mapping from names to what is run") {
@@ -363,39 +371,60 @@ impl Reader<'_, '_> {
         None
     }
 
-    fn data(&mut self, node: &Node) -> Vec<(Word, DataSpec)> {
+    /// Datasets that are there, and the stages that bring those that are elsewhere.
+    fn data(&mut self, node: &Node) -> (Vec<(Word, DataSpec)>, Vec<Work>) {
         let entries = self.entries(node, "a mapping from names to datasets");
         if let Some(entry) = entries.get(DATASETS_MAX) {
             self.fault(entry.key.span, format!("there are more than {DATASETS_MAX} datasets"), "split the project");
         }
-        let mut datasets = Vec::new();
+        let (mut datasets, mut imports) = (Vec::new(), Vec::new());
         for entry in entries.iter().take(DATASETS_MAX) {
             self.check_name(&entry.key.text, entry.key.span);
             let word = Word { text: entry.key.text.clone(), span: entry.key.span };
-            datasets.push((word, self.dataset(&entry.key, &entry.node)));
+            match self.dataset(&entry.key, &entry.node) {
+                Dataset::Given(spec) => datasets.push((word, spec)),
+                Dataset::Import(work) => imports.push(*work),
+            }
         }
-        datasets
+        (datasets, imports)
     }
 
-    fn dataset(&mut self, key: &Key, node: &Node) -> DataSpec {
-        let mut spec = DataSpec { path: None, residency: Residency::anywhere() };
+    fn dataset(&mut self, key: &Key, node: &Node) -> Dataset {
+        let mut spec = DataSpec { path: None, residency: Residency::anywhere(), logs: Logs::Readable, expect: None };
         if node.is_null() {
-            return spec;
+            return Dataset::Given(spec);
         }
         if node.text().is_some() {
             spec.path = self.data_path(node);
-            return spec;
+            return Dataset::Given(spec);
         }
         let whose = format!("dataset {}", quoted(&key.text));
         if let Value::List(_) = node.value {
             self.wrong_type(node, "a path, or a mapping with `path` and `keep_at`");
         } else if let Some(fields) = self.fields(node, &table::DATA, &[], &whose) {
+            if let Some(from) = fields.get("from") {
+                return Dataset::Import(Box::new(self.import(key, from, &fields)));
+            }
+            self.no_import(&fields);
             spec.path = fields.get("path").and_then(|node| self.data_path(node));
             let keep_at = fields.get("keep_at").and_then(|node| self.selector(node));
+            spec.expect = fields.get("expect").and_then(|node| self.expect(node, &format!("`expect` of {whose}")));
             spec.residency = keep_at.map(Residency::keep_at).unwrap_or_default();
+            spec.logs = fields.get("logs").and_then(|node| self.logs(node)).unwrap_or_default();
             fields.finish();
         }
-        spec
+        Dataset::Given(spec)
+    }
+
+    fn logs(&mut self, node: &Node) -> Option<Logs> {
+        match node.text() {
+            Some("readable") => Some(Logs::Readable),
+            Some("stay") => Some(Logs::Stay),
+            _ => {
+                self.wrong_type(node, "`readable` or `stay`");
+                None
+            }
+        }
     }
 
     fn data_path(&mut self, node: &Node) -> Option<String> {

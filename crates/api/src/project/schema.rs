@@ -53,6 +53,7 @@ fn shape(of: &Shape) -> Value {
         Shape::Map(value) => json!({ "type": "object", "additionalProperties": shape(value) }),
         Shape::Object(table) => object(table),
         Shape::OneOf(shapes) => json!({ "anyOf": shapes.iter().map(shape).collect::<Vec<_>>() }),
+        Shape::Flag => json!({ "type": "boolean" }),
         Shape::Nothing => json!({ "type": "null" }),
     }
 }
@@ -81,6 +82,7 @@ mod tests {
                     && table.keys().all(|key| !key.required || map.contains_key(key.name))
             }),
             Shape::OneOf(shapes) => shapes.iter().any(|shape| fits(value, shape)),
+            Shape::Flag => value.is_boolean(),
             Shape::Nothing => value.is_null(),
         }
     }
@@ -88,7 +90,8 @@ mod tests {
     #[test]
     fn every_example_has_its_own_shape() {
         let tables = [&table::PROJECT, &table::DATA, &table::STAGE, &table::SERVICE, &table::PYTHON];
-        for table in tables.into_iter().chain([&table::RESOURCES, &table::GATE, &table::READY]) {
+        let expects = [&table::EXPECT, &table::ROWS, &table::COLUMN];
+        for table in tables.into_iter().chain([&table::RESOURCES, &table::GATE, &table::READY]).chain(expects) {
             for key in table.keys() {
                 let example: Value = serde_json::from_str(key.example).unwrap();
                 assert!(fits(&example, &key.shape), "{}: {example}", key.name);

@@ -40,6 +40,8 @@ pub(super) enum Shape {
     Map(&'static Shape),
     Object(&'static Table),
     OneOf(&'static [Shape]),
+    /// `true` or `false`.
+    Flag,
     Nothing,
 }
 
@@ -120,12 +122,111 @@ pub(super) static DATA: Table = Table {
             r#""data/flights.parquet""#,
         ),
         key(
+            "from",
+            Shape::Text,
+            "Where it is brought from at each run, as a stage of its own: s3://, gs://, az://, https://, postgres:// \
+             (with `query`) or kafka://.",
+            r#""postgres://shop@db.internal/shop""#,
+        ),
+        key(
+            "query",
+            Shape::Text,
+            "What is read of a database: a path to a .sql file, or the query itself. Its rows come as Parquet.",
+            r#""SELECT * FROM orders""#,
+        ),
+        key(
+            "site",
+            SELECTOR,
+            "Where it is read, with `from`: a site next to it. Default: wherever that is allowed.",
+            r#""onprem""#,
+        ),
+        key("timeout", Shape::Duration, "The longest that bringing it may take, with `from`.", r#""30m""#),
+        key(
+            "env",
+            Shape::Map(&Shape::Scalar),
+            "Settings for bringing it, by the names that the source's own tools know.",
+            r#"{"AWS_REGION": "eu-central-1"}"#,
+        ),
+        key(
+            "secrets",
+            NAMES,
+            "Credentials for bringing it: pgpassword as PGPASSWORD, aws-secret-access-key as AWS_SECRET_ACCESS_KEY.",
+            r#"["pgpassword"]"#,
+        ),
+        key(
             "keep_at",
             SELECTOR,
             "The only sites where its bytes, and all that derives from them, may be: a name, labels, or a list \
              of these. Default: anywhere.",
             r#""onprem""#,
         ),
+        key(
+            "logs",
+            Shape::Choice(&["readable", "stay"]),
+            "Whether what stages print that read it, or what derives from it, may be read away from their site. \
+             Default: readable.",
+            r#""stay""#,
+        ),
+        key(
+            "expect",
+            Shape::Object(&EXPECT),
+            "What it must be, checked when a version of it is made; what isn't is marked, and given to no stage.",
+            r#"{"rows": {"min": 1000}, "columns": {"carrier": {"type": "text", "not_null": true}}}"#,
+        ),
+    ]],
+    one_of: &[],
+};
+
+pub(super) static EXPECT: Table = Table {
+    groups: &[&[
+        key("rows", Shape::Object(&ROWS), "How many rows it has.", r#"{"min": 1000}"#),
+        key(
+            "columns",
+            Shape::Map(&Shape::OneOf(&[Shape::Choice(KINDS), Shape::Object(&COLUMN), Shape::Nothing])),
+            "Columns that must be there, by name: a type, a mapping, or nothing more.",
+            r#"{"carrier": "text", "delay": {"type": "number", "min": -120, "nulls": 0.05}}"#,
+        ),
+        key(
+            "unique",
+            Shape::OneOf(&[Shape::Text, Shape::List(&Shape::Text)]),
+            "Columns whose values together occur only once.",
+            r#"["carrier", "flight", "date"]"#,
+        ),
+        key(
+            "on_failure",
+            Shape::Choice(&["refuse", "use"]),
+            "Whether stages get what isn't as expected. It is kept and marked in any case. Default: refuse.",
+            r#""use""#,
+        ),
+    ]],
+    one_of: &[],
+};
+
+pub(super) static ROWS: Table = Table {
+    groups: &[&[
+        key("min", Shape::Whole { min: 0, max: i64::MAX }, "The fewest.", "1000"),
+        key("max", Shape::Whole { min: 0, max: i64::MAX }, "The most.", "5000000"),
+    ]],
+    one_of: &[],
+};
+
+const KINDS: &[&str] = &["integer", "number", "text", "boolean", "date", "timestamp"];
+
+pub(super) static COLUMN: Table = Table {
+    groups: &[&[
+        key("type", Shape::Choice(KINDS), "What its values are; integers are numbers too.", r#""number""#),
+        key("not_null", Shape::Flag, "Whether every row must have a value. Default: false.", "true"),
+        key(
+            "nulls",
+            Shape::Number { min: 0.0, max: 1.0 },
+            "The largest share of rows without a value. Default: any.",
+            "0.05",
+        ),
+        key("min", Shape::Scalar, "The smallest value: a number, a text, or a date or timestamp as text.", "-120"),
+        key("max", Shape::Scalar, "The largest value.", r#""2030-01-01""#),
+        key("in", Shape::List(&Shape::Scalar), "The only values.", r#"["AA", "UA"]"#),
+        key("unique", Shape::Flag, "Whether no value may occur twice. Default: false.", "true"),
+        key("fresh", Shape::Duration, "How old the newest date or timestamp may be. Default: any age.", r#""7d""#),
     ]],
     one_of: &[],
 };
@@ -153,6 +254,12 @@ pub(super) static STAGE: Table = Table {
                 Shape::Object(&GATE),
                 "A bound on a number that the stage writes as JSON; the run stops where it is missed.",
                 r#"{"output": "report", "file": "metrics.json", "metric": "auc", "at_least": 0.65}"#,
+            ),
+            key(
+                "expect",
+                Shape::Map(&Shape::Object(&EXPECT)),
+                "What outputs must be, by name. The stage fails where one isn't.",
+                r#"{"features": {"rows": {"min": 1000}}}"#,
             ),
             key(
                 "retries",

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_core::Resources;
-use tombolo_core::spec::{Bound, Command, GRACE_DEFAULT, Gate, Job, Kind, Python, Ready, Service, WorkloadSpec};
+use tombolo_core::spec::{
+    Bound, Command, FAILOVER_AFTER_MIN, GRACE_DEFAULT, Gate, Job, Kind, Python, Ready, Service, WorkloadSpec,
+};
 use tombolo_core::{Millis, Name};
 
 use super::amount;
@@ -34,6 +36,7 @@ impl Reader<'_, '_> {
             outputs: Vec::new(),
             releases: Vec::new(),
             gate: None,
+            expects: Vec::new(),
             site: fields.get("site").map(|node| node.span),
             port: None,
             sql: None,
@@ -51,7 +54,7 @@ impl Reader<'_, '_> {
                 site: fields.get("site").and_then(|node| self.selector(node)),
                 grace: fields.get("grace").and_then(|node| self.duration(node)).unwrap_or(GRACE_DEFAULT),
                 priority: self.number_or(&fields, "priority", -table::PRIORITY_MAX, table::PRIORITY_MAX, 0),
-                failover_after: fields.get("failover_after").and_then(|node| self.span(node)),
+                failover_after: fields.get("failover_after").and_then(|node| self.lease(node)),
                 duration: fields.get("duration").and_then(|node| self.span(node)),
             },
         };
@@ -64,6 +67,16 @@ impl Reader<'_, '_> {
         }
         fields.finish();
         Some(work)
+    }
+
+    fn lease(&mut self, node: &Node) -> Option<Millis> {
+        let lease = self.span(node)?;
+        if lease < FAILOVER_AFTER_MIN {
+            let message = format!("failover_after is at least {FAILOVER_AFTER_MIN}");
+            self.fault(node.span, message, "a shorter lease would end between two reports of a site that is well");
+            return None;
+        }
+        Some(lease)
     }
 
     fn stage(&mut self, fields: &Fields, work: &mut Work) {
@@ -81,6 +94,7 @@ impl Reader<'_, '_> {
                 }
             }
         }
+        work.expects = fields.get("expect").map(|node| self.expects(node)).unwrap_or_default();
         let gate = fields.get("gate").and_then(|node| self.gate(node, work));
         let timeout = fields.get("timeout").and_then(|node| self.span(node));
         let retries = self.number_or(fields, "retries", 0, table::RETRIES_MAX, 0);
@@ -102,7 +116,7 @@ impl Reader<'_, '_> {
     }
 
     /// A name or a list of names.
-    fn words(&mut self, node: &Node) -> Vec<Word> {
+    pub fn words(&mut self, node: &Node) -> Vec<Word> {
         let items: Vec<&Node> = match &node.value {
             Value::List(items) => items.iter().map(|item| &**item).collect(),
             Value::Scalar { .. } if !node.is_null() => vec![node],
@@ -137,7 +151,7 @@ impl Reader<'_, '_> {
         inputs
     }
 
-    fn env(&mut self, fields: &Fields) -> Vec<(Word, String)> {
+    pub fn env(&mut self, fields: &Fields) -> Vec<(Word, String)> {
         let Some(node) = fields.get("env") else { return Vec::new() };
         let entries = self.entries(node, "a mapping from names to values");
         if entries.len() > ITEMS_MAX {
@@ -164,7 +178,7 @@ impl Reader<'_, '_> {
     }
 
     /// A path to a query, or the query: only a query has white space.
-    fn sql(&mut self, node: &Node) -> Option<String> {
+    pub fn sql(&mut self, node: &Node) -> Option<String> {
         let text = self.text(node, "a query, or a path to a .sql file")?;
         if text.trim().contains(char::is_whitespace) {
             return Some(text);

@@ -1,5 +1,7 @@
 //! Datasets and versions.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// A version that is in a site's store, made known; under a dataset's name or, as code is, without one.
@@ -20,6 +22,16 @@ pub struct NewVersion {
     #[serde(default)]
     #[schema(value_type = Vec<Object>)]
     pub residency: tombolo_core::Residency,
+    /// Its schema and rows, and whether it is what it is expected to be, as the site found them.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub facts: tombolo_core::expect::Facts,
+    /// A sample of its chunks: `chunks` and `bytes` without repetition, and of the up to 512 chunks whose BLAKE3 digests
+    /// are the smallest, in order, 16 hex digits of the digest and 8 of the length each. By it a plan tells how much of
+    /// the version a site has already in others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub sketch: Option<tombolo_core::sketch::Sketch>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -46,6 +58,70 @@ pub struct VersionInfo {
     #[serde(default)]
     pub made_by: Option<String>,
     pub at: i64,
+    /// Its schema and rows, and whether it is what it is expected to be, as the site found them.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub facts: tombolo_core::expect::Facts,
+}
+
+/// What a run made, by name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct OutputInfo {
+    pub project: String,
+    pub output: String,
+    /// The stage that makes it.
+    pub stage: String,
+    pub run: String,
+    /// When that run had it.
+    pub at: i64,
+    /// Whether an earlier run had made the same, so that this one did not.
+    pub cached: bool,
+    pub version: VersionInfo,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::IntoParams, utoipa::ToSchema)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub struct OutputQuery {
+    /// Only this project's.
+    #[param(value_type = Option<String>)]
+    #[schema(value_type = Option<String>)]
+    pub project: Option<tombolo_core::Name>,
+    /// Only outputs of this name.
+    #[param(value_type = Option<String>)]
+    #[schema(value_type = Option<String>)]
+    pub output: Option<tombolo_core::Name>,
+    /// Where the page before ended.
+    pub after: Option<String>,
+    /// Items, at most 500.
+    pub limit: Option<u32>,
+}
+
+/// What made a version and what it fed, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Lineage {
+    /// Stages that have it as an output.
+    pub made: Vec<LineageStep>,
+    /// Stages and services that have it as an input.
+    pub fed: Vec<LineageStep>,
+    /// How many of the newest runs were looked through.
+    pub runs: u64,
+    /// Whether there are older ones.
+    pub partial: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LineageStep {
+    /// `<run>/<name>`.
+    pub workload: String,
+    /// As in a run's view: `succeeded`, `failed`, ...
+    pub state: String,
+    /// When its run was submitted.
+    pub at: i64,
+    pub code: String,
+    /// Versions by the names of datasets and outputs.
+    pub inputs: BTreeMap<String, String>,
+    pub outputs: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
