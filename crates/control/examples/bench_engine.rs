@@ -147,6 +147,7 @@ async fn start(dir: &Path, sites: usize, cpus: u64) -> Outcomes<Engine> {
             residency,
             made_by: None,
             given: Default::default(),
+            facts: Default::default(),
             at: Timestamp(0),
             replicas,
         };

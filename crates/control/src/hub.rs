@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use ed25519_dalek::SigningKey;
 use iroh::Endpoint;
 use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tombolo_api::frames::{self, FrameError};
 use tombolo_api::grant::{GRANT_LIFE, Grant};
 use tombolo_api::stream::{
@@ -15,11 +16,16 @@ use tombolo_api::stream::{
 };
 use tombolo_api::wire::AuditEntry;
 use tombolo_core::sync::{Assignment, Intent, Observed, Phase};
-use tombolo_core::{Epoch, Name, SiteId, VersionId, WorkloadId};
+use tombolo_core::{Name, SiteId, VersionId, WorkloadId};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineGone};
+use crate::refusals::{self, TurnedAway};
 use crate::secrets::Secrets;
 use crate::store::Write;
+
+mod told;
+
+use told::Told;
 
 /// Pieces of an agent's answer that may wait for a slow reader.
 const SAID_MAX: usize = 256;
@@ -36,6 +42,9 @@ struct Inner {
     connected: Mutex<BTreeMap<SiteId, Connected>>,
     /// What each site said last of the transfers that are under way there.
     moving: Mutex<BTreeMap<SiteId, BTreeMap<WorkloadId, Progress>>>,
+    /// Rings when a site was revoked: the others hear of its key at once.
+    revocations: watch::Sender<()>,
+    turned_away: Mutex<TurnedAway>,
 }
 
 #[derive(Clone)]
@@ -59,8 +68,7 @@ pub enum CallError {
 impl Hub {
     /// Accepts agents on the endpoint for as long as the process lives.
     pub fn start(engine: Engine, secrets: Arc<Secrets>, grant_key: SigningKey, endpoint: Endpoint) -> Hub {
-        let hub =
-            Hub(Arc::new(Inner { engine, secrets, grant_key, connected: Mutex::default(), moving: Mutex::default() }));
+        let hub = Hub::new(engine, secrets, grant_key);
         let accepting = hub.clone();
         tokio::spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
@@ -74,6 +82,18 @@ impl Hub {
             }
         });
         hub
+    }
+
+    fn new(engine: Engine, secrets: Arc<Secrets>, grant_key: SigningKey) -> Hub {
+        Hub(Arc::new(Inner {
+            engine,
+            secrets,
+            grant_key,
+            connected: Mutex::default(),
+            moving: Mutex::default(),
+            revocations: watch::Sender::new(()),
+            turned_away: Mutex::default(),
+        }))
     }
 
     /// Asks something of a site's agent; its answer comes piece by piece.
@@ -108,11 +128,13 @@ impl Hub {
         moving.values().find_map(|site| site.get(workload).cloned())
     }
 
-    /// Ends the connection of a site that was revoked.
+    /// Ends the connection of a site that was revoked, and tells the others. One that is just being made ends by
+    /// itself, see [`Hub::stream`].
     pub fn disconnect(&self, site: &SiteId) {
         if let Some(connected) = self.lock().remove(site) {
-            connected.connection.close(CLOSE_REVOKED.into(), b"this site is revoked");
+            close_revoked(&connected.connection);
         }
+        self.0.revocations.send_replace(());
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SiteId, Connected>> {
@@ -126,15 +148,22 @@ impl Hub {
             return;
         }
         let key = tombolo_net::hex(&connection.remote_id());
+        let asked = key.clone();
         let found = self.0.engine.look(move |world, _| {
-            let site = world.sites.values().find(|site| site.key == key)?;
+            let site = world.sites.values().find(|site| site.key == asked)?;
             Some((site.info.id.clone(), site.revoked))
         });
         let site = match found.await {
             Ok(Some((site, false))) => site,
-            Ok(Some((_, true))) => return connection.close(CLOSE_REVOKED.into(), b"this site is revoked"),
-            Ok(None) => return connection.close(CLOSE_UNKNOWN.into(), b"no site has this key; join first"),
-            Err(_) => return,
+            Ok(Some((site, true))) => {
+                self.record_turned_away(&key, format!("site {site}"), "it is revoked").await;
+                return close_revoked(&connection);
+            }
+            Ok(None) => {
+                self.record_turned_away(&key, "nobody".to_owned(), "no site has this key").await;
+                return connection.close(CLOSE_UNKNOWN.into(), b"no site has this key; join first");
+            }
+            Err(EngineGone) => return,
         };
         while let Ok((send, recv)) = connection.accept_bi().await {
             let hub = self.clone();
@@ -163,10 +192,20 @@ impl Hub {
         mut send: SendStream,
         mut recv: RecvStream,
     ) -> Result<(), FrameError> {
-        match frames::read(&mut recv).await? {
-            Opening::Sync(hello) => {
-                self.greet(site, connection, *hello);
-                let ended = self.sync(site, send, recv).await;
+        let opening = frames::read(&mut recv).await?;
+        if let Opening::Sync(hello) = &opening {
+            self.greet(site, connection, hello);
+        }
+        // Asked after the connection is among those that `disconnect` ends: a site that is revoked at any time
+        // after its key was checked is either seen here or found there.
+        if self.is_revoked(site).await {
+            self.forget(site, connection);
+            close_revoked(connection);
+            return Ok(());
+        }
+        match opening {
+            Opening::Sync(_) => {
+                let ended = self.sync(site, connection, send, recv).await;
                 self.forget(site, connection);
                 connection.close(CLOSE_FAULT.into(), b"the sync stream ended");
                 ended
@@ -180,9 +219,18 @@ impl Hub {
         }
     }
 
-    fn greet(&self, site: &SiteId, connection: &Connection, hello: Hello) {
+    /// True also where it can't be known: the process is stopping then.
+    async fn is_revoked(&self, site: &SiteId) -> bool {
+        let site = site.clone();
+        let asked = self.0.engine.look(move |world, _| world.sites.get(&site).is_none_or(|site| site.revoked));
+        asked.await.unwrap_or(true)
+    }
+
+    fn greet(&self, site: &SiteId, connection: &Connection, hello: &Hello) {
         tracing::info!(%site, version = hello.version, "agent connected");
-        let now = Connected { connection: connection.clone(), address: hello.address };
+        // Others dial it by the key that it has proved to hold, whatever it says.
+        let address = PeerAddress { key: tombolo_net::hex(&connection.remote_id()), ..hello.address.clone() };
+        let now = Connected { connection: connection.clone(), address };
         let before = self.lock().insert(site.clone(), now);
         if let Some(before) = before.filter(|before| before.connection.stable_id() != connection.stable_id()) {
             before.connection.close(CLOSE_REPLACED.into(), b"the agent has connected again");
@@ -190,8 +238,15 @@ impl Hub {
     }
 
     /// Reports come up, desired state goes down, until one side is gone.
-    async fn sync(&self, site: &SiteId, mut send: SendStream, mut recv: RecvStream) -> Result<(), FrameError> {
+    async fn sync(
+        &self,
+        site: &SiteId,
+        connection: &Connection,
+        mut send: SendStream,
+        mut recv: RecvStream,
+    ) -> Result<(), FrameError> {
         let mut wakes = self.0.engine.site_wakes(site);
+        let mut revocations = self.0.revocations.subscribe();
         let (up, mut reports) = mpsc::channel::<Up>(4);
         let reader = tokio::spawn(async move {
             loop {
@@ -212,10 +267,10 @@ impl Hub {
                             told = Told::default();
                         }
                         let observed = up.report.observed.clone();
-                        let moving = up.moving.clone();
-                        self.0.moving.lock().expect("nobody panics while holding it").insert(site.clone(), moving);
-                        if self.take(site, up).await.is_err() {
-                            break Ok(());
+                        match self.take(site, connection.stable_id(), up).await {
+                            Ok(true) => {}
+                            // Another connection speaks for the site now, or none may.
+                            Ok(false) | Err(EngineGone) => break Ok(()),
                         }
                         wakes.mark_unchanged();
                         observed
@@ -226,29 +281,49 @@ impl Hub {
                     Ok(()) => Vec::new(),
                     Err(_) => break Ok(()),
                 },
+                // Never an error: the hub holds the sender.
+                _ = revocations.changed() => Vec::new(),
             };
-            let Some(down) = self.down(site, answers, observed, &mut told).await else { break Ok(()) };
-            if let Err(error) = frames::write(&mut send, &down).await {
-                break Err(error);
+            let Some(parts) = self.down(site, answers, observed, &mut told).await else { break Ok(()) };
+            let mut written = Ok(());
+            for part in parts {
+                written = frames::write(&mut send, &part).await;
+                if written.is_err() {
+                    break;
+                }
+            }
+            if written.is_err() {
+                break written;
             }
         };
         let _ = send.finish();
         ended
     }
 
-    async fn take(&self, site: &SiteId, up: Up) -> Result<(), crate::engine::EngineGone> {
-        let site = site.clone();
+    /// Takes a report in, unless the connection that brought it speaks for the site no more: whether it did.
+    async fn take(&self, site: &SiteId, connection: usize, up: Up) -> Result<bool, EngineGone> {
+        let (hub, site) = (self.clone(), site.clone());
         let change = self.0.engine.change(move |world, now| {
-            world.report(&site, &up.report, now);
-            Ok::<_, std::convert::Infallible>(((), Vec::new()))
+            // Asked here, where reports follow one another: whoever connects later reports after this.
+            let speaks = hub.lock().get(&site).is_some_and(|known| known.connection.stable_id() == connection);
+            if speaks {
+                world.report(&site, &up.report, now);
+                hub.0.moving.lock().expect("nobody panics while holding it").insert(site, up.moving);
+            }
+            Ok::<_, std::convert::Infallible>((speaks, Vec::new()))
         });
-        change.await.map(|_| ())
+        let Ok(speaks) = change.await?;
+        Ok(speaks)
     }
 
-    async fn down(&self, site: &SiteId, answers: u64, observed: Vec<Observed>, told: &mut Told) -> Option<Down> {
+    async fn down(&self, site: &SiteId, answers: u64, observed: Vec<Observed>, told: &mut Told) -> Option<Vec<Down>> {
         let place = site.clone();
         let seen = observed.clone();
-        let mut desired = self.0.engine.look(move |world, _| world.desired(&place, &seen)).await.ok()?;
+        let looked = self.0.engine.look(move |world, _| {
+            let revoked = world.sites.values().filter(|site| site.revoked).map(|site| site.key.clone()).collect();
+            (world.desired(&place, &seen), revoked)
+        });
+        let (mut desired, revoked) = looked.await.ok()?;
         // Of runs that are over the world knows nothing any more, but the store does.
         for (workload, epoch) in self.0.engine.settle_past(site, &observed).await {
             let over = |seen: &&Observed| matches!(seen.phase, Phase::Finished(_));
@@ -266,7 +341,7 @@ impl Hub {
                 secrets.insert(assignment.workload.clone(), self.secrets_of(&order.spec.secrets).await);
             }
         }
-        Some(Down { answers, desired, secrets })
+        Some(told::parts(answers, desired, secrets, told.revoked(revoked)))
     }
 
     /// Those of the named secrets that there are; the agent says which lack.
@@ -319,27 +394,96 @@ impl Hub {
     }
 
     async fn audit(&self, to: &SiteId, version: VersionId, outcome: &str, detail: String) {
-        let entry = AuditEntry {
-            number: 0,
-            at: self.0.engine.now().0,
-            who: format!("site {to}"),
-            what: "grant".to_owned(),
-            on: version.to_string(),
-            outcome: outcome.to_owned(),
-            detail: Some(detail),
+        self.record(format!("site {to}"), "grant", version.to_string(), outcome, Some(detail)).await;
+    }
+
+    async fn record_turned_away(&self, key: &str, who: String, why: &str) {
+        let admitted = {
+            let mut turned_away = self.0.turned_away.lock().expect("nobody panics while holding it");
+            turned_away.admit(key, Instant::now())
         };
+        let Some(left_out) = admitted else { return };
+        let detail = refusals::detail(Some(why.to_owned()), left_out);
+        self.record(who, "connect", key.to_owned(), "refused", detail).await;
+    }
+
+    async fn record(&self, who: String, what: &str, on: String, outcome: &str, detail: Option<String>) {
+        let (number, at) = (0, self.0.engine.now().0);
+        let entry = AuditEntry { number, at, who, what: what.to_owned(), on, outcome: outcome.to_owned(), detail };
         let write = vec![Write::Audit(Box::new(entry))];
         let _ = self.0.engine.change(move |_, _| Ok::<_, std::convert::Infallible>(((), write))).await;
     }
 }
 
-/// What an agent was told on this connection, so that long orders are not sent again with each heartbeat.
-#[derive(Default)]
-struct Told(BTreeMap<WorkloadId, (Epoch, bool)>);
+fn close_revoked(connection: &Connection) {
+    connection.close(CLOSE_REVOKED.into(), b"this site is revoked");
+}
 
-impl Told {
-    fn is_news(&mut self, assignment: &Assignment) -> bool {
-        let now = (assignment.epoch, assignment.intent == Intent::Stop);
-        self.0.insert(assignment.workload.clone(), now) != Some(now)
+#[cfg(test)]
+mod tests {
+    use iroh::SecretKey;
+    use tombolo_core::Digest;
+    use tombolo_core::sync::{Replicas, Report};
+    use tombolo_core::world::{SiteRecord, VersionRecord};
+
+    use super::*;
+    use crate::store::sqlite::SqliteStore;
+
+    const ALPN: &[u8] = b"t";
+
+    async fn endpoint() -> Endpoint {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let options = tombolo_net::BindOptions { listen, alpns: vec![ALPN.to_vec()], relay: None };
+        tombolo_net::bind(SecretKey::generate(), options).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_replaced_reports_nothing_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&dir.path().join("t.db")).await.unwrap());
+        let engine = Engine::start(store).await.unwrap();
+        let secrets = Arc::new(Secrets::open(dir.path()).unwrap());
+        let hub = Hub::new(engine.clone(), secrets, SigningKey::from_bytes(&[7; 32]));
+        let (site, version) = (SiteId::new("home").unwrap(), VersionId(Digest([1; 32])));
+        let record: SiteRecord = serde_json::from_value(serde_json::json!({
+            "info": { "id": "home", "capacity": {} }, "key": "k", "joined": 0,
+        }))
+        .unwrap();
+        let known: VersionRecord = serde_json::from_value(serde_json::json!({
+            "bytes": 1, "files": 1, "residency": [], "at": 0, "replicas": [],
+        }))
+        .unwrap();
+        let set = engine.change(move |world, _| {
+            world.sites.insert(record.info.id.clone(), record);
+            world.versions.insert(version, known);
+            Ok::<_, std::convert::Infallible>(((), Vec::new()))
+        });
+        let Ok(()) = set.await.unwrap();
+
+        let (here, there) = (endpoint().await, endpoint().await);
+        let address = tombolo_net::address(&here, None);
+        let connect = async || {
+            let (dialled, accepted) = tokio::join!(tombolo_net::connect(&there, &address, ALPN), async {
+                here.accept().await.unwrap().await.unwrap()
+            });
+            (dialled.unwrap(), accepted)
+        };
+        let ((_a, first), (_b, second)) = (connect().await, connect().await);
+        let info = serde_json::from_value(serde_json::json!({ "id": "home", "capacity": {} })).unwrap();
+        let hello = Hello { version: "t".to_owned(), address: address.clone(), info };
+        let take = async |connection: &Connection, versions: &[VersionId]| {
+            let report = Report { replicas: Replicas::All(versions.to_vec()), ..Report::default() };
+            let up = Up { number: 1, report, moving: BTreeMap::new() };
+            hub.take(&site, connection.stable_id(), up).await.unwrap()
+        };
+        let held = async || engine.look(move |world, _| !world.versions[&version].replicas.is_empty()).await.unwrap();
+
+        hub.greet(&site, &first, &hello);
+        assert!(take(&first, &[version]).await && held().await);
+        hub.greet(&site, &second, &hello);
+        assert!(!take(&first, &[]).await && held().await, "an old report took the replica away");
+        assert!(take(&second, &[]).await && !held().await);
+        hub.disconnect(&site);
+        assert!(!take(&second, &[version]).await && !held().await, "a site that was cut off reports nothing");
     }
 }

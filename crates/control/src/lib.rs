@@ -3,6 +3,7 @@
 pub mod engine;
 pub mod http;
 pub mod hub;
+mod refusals;
 pub mod secrets;
 pub mod server;
 pub mod store;

@@ -44,6 +44,8 @@ pub struct ServerOptions {
     pub agent_listen: SocketAddr,
     /// Where those meet who can't reach each other straight; none: no relay.
     pub relay_listen: Option<SocketAddr>,
+    /// Where agents reach the relay, such as `https://relay.example`; none: at the address on which it listens.
+    pub relay_url: Option<String>,
 }
 
 /// Told once, when requests are served.
@@ -69,6 +71,11 @@ pub enum ServerError {
     KeyMissing(PathBuf),
     #[error("can't listen on {what} {address}: {why}{}", port_hint(*taken))]
     Listen { what: &'static str, address: SocketAddr, why: String, taken: bool },
+    #[error(
+        "{0:?} is no address at which agents can reach the relay\n\
+         hint: give it as http://host:port or, behind a proxy that ends TLS, https://host"
+    )]
+    RelayUrl(String),
     #[error(
         "the database {0} is missing, though the keys beside it are there\n\
          hint: restore it from a backup; to begin with an empty one, move the whole directory away"
@@ -98,6 +105,7 @@ fn port_hint(taken: bool) -> &'static str {
 /// Serves until the process ends; `ready` is called once, when it does. There is no other way to stop than to
 /// end the process: whatever was acknowledged is in the database.
 pub async fn serve(options: ServerOptions, ready: impl FnOnce(ServerReady)) -> Result<(), ServerError> {
+    let relay_url = options.relay_url.map(relay_url).transpose()?;
     let _lock = lock(&options.dir)?;
     let listener = TcpListener::bind(options.listen).await;
     let listener = listener.map_err(|error| cannot_listen("TCP", options.listen, &error))?;
@@ -130,7 +138,14 @@ pub async fn serve(options: ServerOptions, ready: impl FnOnce(ServerReady)) -> R
         error => ServerError::Net(error),
     })?;
     let grant_key = data_encoding::HEXLOWER.encode(keys.grant.verifying_key().as_bytes());
-    let joined = Joined { control: tombolo_net::address(&endpoint, home.as_deref()), grant_key };
+    // The control plane itself goes the short way to its relay, which others may reach by another name only.
+    let shown = relay_url.or(home);
+    if let Some(listen) = options.relay_listen.filter(|listen| listen.ip().is_unspecified())
+        && shown.as_deref().is_some_and(|url| url.contains(&listen.ip().to_string()))
+    {
+        tracing::warn!(%listen, "agents can't dial this address of the relay: say with --relay-url where it is");
+    }
+    let joined = Joined { control: tombolo_net::address(&endpoint, shown.as_deref()), grant_key };
     let hub = Hub::start(engine.clone(), Arc::clone(&secrets), keys.grant, endpoint);
     let router = http::router(App { engine, hub, secrets, joined });
     tracing::info!(%address, "serving");
@@ -196,6 +211,15 @@ async fn admin_token(engine: &Engine, path: &Path) -> Result<(), ServerError> {
     let write = Write::Token(Box::new(TokenRecord { info, hash }));
     let made = engine.change(|_, _| Ok::<_, std::convert::Infallible>(((), vec![write]))).await?;
     made.map_err(|never| match never {})
+}
+
+/// The address, if a relay can be reached at such a one.
+fn relay_url(text: String) -> Result<String, ServerError> {
+    let has_host = |url: &iroh::RelayUrl| matches!(url.scheme(), "http" | "https") && url.host_str().is_some();
+    match text.parse::<iroh::RelayUrl>().is_ok_and(|url| has_host(&url)) {
+        true => Ok(text),
+        false => Err(ServerError::RelayUrl(text)),
+    }
 }
 
 async fn relay(listen: SocketAddr, own: iroh::PublicKey, engine: &Engine) -> Result<Server, ServerError> {

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tombolo_api::wire::Role;
@@ -19,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 fn options(dir: &Path) -> ServerOptions {
-    ServerOptions { dir: dir.join("control"), listen: ANY_PORT, agent_listen: ANY_PORT, relay_listen: Some(ANY_PORT) }
+    let relay_listen = Some(ANY_PORT);
+    ServerOptions { dir: dir.join("control"), listen: ANY_PORT, agent_listen: ANY_PORT, relay_listen, relay_url: None }
 }
 
 /// A server that is ready, or why it is not.
@@ -80,6 +82,50 @@ async fn a_first_start_makes_a_token_and_a_second_keeps_it() {
     let database = fs::read(control.join("tombolo.db")).unwrap();
     let bytes = token.trim().as_bytes();
     assert!(!database.windows(bytes.len()).any(|part| part == bytes), "only its hash is kept");
+}
+
+/// Sends a body to a server, as the whole of a connection, and reads the answer's.
+async fn post(ready: &ServerReady, path: &str, token: &str, body: &Value) -> Value {
+    let mut stream = tokio::net::TcpStream::connect(ready.address).await.unwrap();
+    let body = body.to_string();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nidempotency-key: {path}\r\n\
+         authorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+}
+
+/// Where a site that joins is told to reach the relay.
+async fn told_relay(ready: &ServerReady) -> String {
+    let token = fs::read_to_string(&ready.token_file).unwrap().trim().to_owned();
+    let invited = post(ready, "/v1/join-tokens", &token, &json!({})).await;
+    let info = json!({ "id": "home", "capacity": { "cpus_milli": 1 } });
+    let join = json!({ "token": invited["token"], "key": "ab".repeat(32), "info": info });
+    let joined = post(ready, "/v1/join", "", &join).await;
+    joined["control"]["relay"].as_str().unwrap_or_else(|| panic!("{joined}")).to_owned()
+}
+
+#[tokio::test]
+async fn agents_are_told_where_the_relay_is() {
+    let dir = tempfile::tempdir().unwrap();
+    for bad in ["relay.example", "ftp://relay.example", "https://", ""] {
+        let text = refused(ServerOptions { relay_url: Some(bad.to_owned()), ..options(dir.path()) }).await;
+        assert!(text.contains(bad) && text.contains("hint: give it as http"), "{text}");
+    }
+    let (ready, serving) = start(options(dir.path())).await.unwrap();
+    assert!(told_relay(&ready).await.starts_with("http://127.0.0.1:"));
+    end(serving).await;
+    let dir = tempfile::tempdir().unwrap();
+    let url = "https://relay.example";
+    let (ready, serving) =
+        start(ServerOptions { relay_url: Some(url.to_owned()), ..options(dir.path()) }).await.unwrap();
+    assert_eq!(told_relay(&ready).await, url);
+    end(serving).await;
 }
 
 #[tokio::test]

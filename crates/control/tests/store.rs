@@ -41,7 +41,8 @@ async fn what_lives_comes_back_after_reopening() {
     let ready = json!({ "state": "ready", "site": "a", "since": 5, "address": "h:1" });
     let done = json!({ "state": "succeeded", "at": 6, "cached": false });
     let link = Link { bytes_per_s: 1.5, latency: Millis(3) };
-    let past = PastRuns { ran: [(site_id("a"), Millis(4))].into(), outputs: [(name("make-out"), 3)].into() };
+    let past =
+        PastRuns { ran: [(site_id("a"), Millis(4))].into(), outputs: [(name("make-out"), 3)].into(), state: None };
     let batch = vec![
         Write::Site(Box::new(site("a"))),
         Write::Site(Box::new(site("b"))),
@@ -56,6 +57,10 @@ async fn what_lives_comes_back_after_reopening() {
         Write::Workload(Box::new(workload(&three, "make", 4, ready))),
         Write::Workload(Box::new(workload(&three, "use", 1, done))),
         Write::Version { id: version_id(1), record: Box::new(version(&["a", "b"])) },
+        Write::Sketch { version: version_id(1), sketch: Box::new(sketch(1)) },
+        // The first one stays.
+        Write::Sketch { version: version_id(1), sketch: Box::new(sketch(5)) },
+        Write::Sketch { version: version_id(0), sketch: Box::new(sketch(700)) },
         Write::History { project: name("p"), workload: name("make"), past: past.clone() },
         event("p", 1, "active"),
     ];
@@ -70,6 +75,8 @@ async fn what_lives_comes_back_after_reopening() {
     let workloads: Vec<_> = live.workloads.iter().map(|workload| workload.id.to_string()).collect();
     assert_eq!(workloads, ["p-1/make", "p-1/use", "q-7/make", "q-7/use"]);
     assert_eq!(live.versions, [(version_id(1), version(&["a", "b"]))]);
+    // In the order in which they came.
+    assert_eq!(live.sketches, [(version_id(1), sketch(1)), (version_id(0), sketch(700))]);
     assert_eq!(live.history, [(name("p"), name("make"), past)]);
     assert_eq!(live.counters, [(name("p"), 2), (name("q"), 7)]);
     assert_eq!(live.last_event, 1);
@@ -166,9 +173,11 @@ async fn data_is_kept_by_name_and_by_site() {
     let batch = vec![
         Write::DropDataset { name: name("x"), version: version_id(2) },
         Write::DropDataset { name: name("y"), version: version_id(2) },
+        Write::Sketch { version: version_id(2), sketch: Box::new(sketch(2)) },
         Write::DropVersion { version: version_id(2) },
     ];
     store.commit(batch).await.unwrap();
+    assert_eq!(store.live().await.unwrap().sketches, []);
     assert_eq!(store.dataset(&name("y")).await.unwrap(), None);
     assert_eq!(store.versions_at(&site_id("b")).await.unwrap(), []);
     assert_eq!(store.version(&version_id(2)).await.unwrap(), None);
@@ -371,7 +380,7 @@ async fn a_newer_database_is_refused() {
     let path = dir.path().join("t.db");
     SqliteStore::open(&path).await.unwrap().close().await.unwrap();
     raw(&path, "PRAGMA user_version = 99").await.unwrap();
-    check_refused(&path, "newer version of Tombolo (schema 99, this one knows 1)").await;
+    check_refused(&path, "newer version of Tombolo (schema 99, this one knows 3)").await;
 }
 
 #[tokio::test]

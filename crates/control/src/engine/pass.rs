@@ -62,6 +62,7 @@ impl Task {
             world.workloads.insert(workload.id.clone(), workload);
         }
         world.versions.extend(live.versions);
+        world.load_sketches(live.sketches);
         for (project, workload, past) in live.history {
             world.history.insert((project, workload), past);
         }
@@ -216,6 +217,8 @@ impl Task {
         writes.extend(workloads.map(|workload| Write::Workload(Box::new(workload.clone()))));
         let versions = changes.versions.iter().filter_map(|id| Some((id, world.versions.get(id)?)));
         writes.extend(versions.map(|(id, record)| Write::Version { id: *id, record: Box::new(record.clone()) }));
+        let sketches = changes.sketches.iter().filter_map(|id| Some((*id, Box::new(world.sketch(id)?.clone()))));
+        writes.extend(sketches.map(|(version, sketch)| Write::Sketch { version, sketch }));
         for key in changes.history {
             if let Some(past) = world.history.get(&key).cloned() {
                 writes.push(Write::History { project: key.0, workload: key.1, past });

@@ -12,6 +12,7 @@ use tombolo_core::Timestamp;
 
 use super::Shared;
 use super::fault::Fault;
+use crate::refusals::{self, Window};
 use crate::secrets::hash_token;
 use crate::store::Write;
 
@@ -57,11 +58,15 @@ pub const RULES: &[(&str, &str, Door)] = &[
     ("POST", "/v1/versions", Needs(Member)),
     ("GET", "/v1/versions/{version}", Needs(Viewer)),
     ("GET", "/v1/versions/{version}/files", Needs(Viewer)),
+    ("GET", "/v1/versions/{version}/lineage", Needs(Viewer)),
     ("POST", "/v1/versions/{version}/replicas", Needs(Member)),
     ("GET", "/v1/datasets", Needs(Viewer)),
     ("GET", "/v1/datasets/{name}", Needs(Viewer)),
     ("GET", "/v1/datasets/{name}/versions", Needs(Viewer)),
     ("DELETE", "/v1/datasets/{name}/versions/{version}", Needs(Member)),
+    ("GET", "/v1/outputs", Needs(Viewer)),
+    ("GET", "/v1/outputs/{project}/{output}", Needs(Viewer)),
+    ("DELETE", "/v1/outputs/{project}/{output}/{run}", Needs(Member)),
     ("GET", "/v1/secrets", Needs(Operator)),
     ("PUT", "/v1/secrets/{name}", Needs(Operator)),
     ("DELETE", "/v1/secrets/{name}", Needs(Operator)),
@@ -77,9 +82,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 const SITE_ANSWERS_WITHIN: Duration = Duration::from_secs(2 * 3600);
 const SITE_WIDE: [&str; 2] = ["/v1/sites/{site}/gc", "/v1/sites/{site}/verify"];
 
-/// Refusals recorded within a window; those beyond it are counted and the count recorded with the next.
-const REFUSALS_MAX: u32 = 60;
-const REFUSALS_WINDOW: Duration = Duration::from_secs(60);
 /// Longest path that is recorded, in characters.
 const PATH_SHOWN_MAX: usize = 200;
 
@@ -194,28 +196,6 @@ pub struct RefusalLog {
     unknown: Window,
 }
 
-#[derive(Debug, Default)]
-struct Window {
-    since: Option<Instant>,
-    recorded: u32,
-    left_out: u64,
-}
-
-impl Window {
-    /// Whether one more may be recorded, and how many were left out since the last.
-    fn admit(&mut self, now: Instant) -> Option<u64> {
-        if self.since.is_none_or(|since| now.duration_since(since) >= REFUSALS_WINDOW) {
-            (self.since, self.recorded) = (Some(now), 0);
-        }
-        if self.recorded >= REFUSALS_MAX {
-            self.left_out += 1;
-            return None;
-        }
-        self.recorded += 1;
-        Some(std::mem::take(&mut self.left_out))
-    }
-}
-
 /// Who may not, and what could not be changed as asked.
 fn is_refusal(method: &Method, status: StatusCode) -> bool {
     let changes = !matches!(*method, Method::GET | Method::HEAD);
@@ -229,10 +209,7 @@ async fn record_refusal(shared: &Shared, token: Option<&TokenInfo>, what: String
         window.admit(Instant::now())
     };
     let Some(left_out) = left_out else { return };
-    let detail = match left_out {
-        0 => why,
-        more => Some(format!("{}; {more} more were refused and not recorded", why.unwrap_or_default())),
-    };
+    let detail = refusals::detail(why, left_out);
     let entry = AuditEntry {
         number: 0,
         at: shared.engine.now().0,
@@ -244,19 +221,4 @@ async fn record_refusal(shared: &Shared, token: Option<&TokenInfo>, what: String
     };
     let writes = vec![Write::Audit(Box::new(entry))];
     let _ = shared.engine.change(move |_, _| Ok::<_, std::convert::Infallible>(((), writes))).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_of_refusals_is_counted_and_not_recorded() {
-        let (mut window, start) = (Window::default(), Instant::now());
-        let recorded = (0..1000).filter(|_| window.admit(start).is_some()).count();
-        assert_eq!(recorded, REFUSALS_MAX as usize);
-        let later = start + REFUSALS_WINDOW;
-        assert_eq!(window.admit(later), Some(1000 - u64::from(REFUSALS_MAX)));
-        assert_eq!(window.admit(later), Some(0));
-    }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_core::site::{Labels, Prices};
-use tombolo_core::spec::{Bound, Objective, ProjectSpec, STAGES_MAX, WorkloadSpec};
+use tombolo_core::spec::{Bound, FAILOVER_AFTER_MIN, Objective, ProjectSpec, STAGES_MAX, WorkloadSpec};
 use tombolo_core::{Millis, Name, Resources};
 
 use super::fault::Fault;
@@ -54,6 +54,9 @@ fn workload(name: &Name, spec: &WorkloadSpec, makers: &BTreeMap<&Name, Option<&N
     let spans = spans.into_iter().chain([job.and_then(|job| job.timeout), ready.map(|ready| ready.timeout)]);
     if spans.flatten().any(|span| span > SPAN_MAX) {
         return Err(bad(format!("{name} names a time longer than {SPAN_MAX}")));
+    }
+    if spec.failover_after.is_some_and(|lease| lease < FAILOVER_AFTER_MIN) {
+        return Err(bad(format!("failover_after of {name} is below {FAILOVER_AFTER_MIN}")));
     }
     if !(-PRIORITY_MAX..=PRIORITY_MAX).contains(&spec.priority) {
         return Err(bad(format!("the priority of {name} is not between -{PRIORITY_MAX} and {PRIORITY_MAX}")));

@@ -97,7 +97,8 @@ pub(super) async fn drop_version(
     if !dataset.versions.iter().any(|(known, _)| *known == version) {
         return Err(Fault::not_found(format!("{name} has no version {version}")));
     }
-    let elsewhere = named_elsewhere(&shared, &name, version).await?;
+    // This name is one of them.
+    let elsewhere = shared.engine.store().names(&version).await? > 1;
     let dropped = shared.engine.change(move |world, now| {
         let user = world.runs.values().find(|run| run.data.values().any(|used| *used == version));
         if let Some(run) = user {
@@ -114,20 +115,4 @@ pub(super) async fn drop_version(
     });
     dropped.await??;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Whether another dataset has the same version.
-async fn named_elsewhere(shared: &Shared, name: &Name, version: VersionId) -> Result<bool, Fault> {
-    let mut page = PageQuery { after: None, limit: Some(PAGE_MAX) };
-    loop {
-        let datasets = shared.engine.store().datasets(&page).await?;
-        let has = |dataset: &Dataset| dataset.versions.iter().any(|(known, _)| *known == version);
-        if datasets.items.iter().any(|dataset| dataset.name != *name && has(dataset)) {
-            return Ok(true);
-        }
-        match datasets.next {
-            Some(next) => page.after = Some(next),
-            None => return Ok(false),
-        }
-    }
 }

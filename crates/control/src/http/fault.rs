@@ -106,6 +106,8 @@ impl From<Refusal> for Fault {
             Refusal::NoData { name, .. } => {
                 Fault::invalid("no-data", title).hint(format!("add it first: tombolo data add {name} <path>"))
             }
+            Refusal::Unexpected { .. } => Fault::conflict("expectations-failed", title)
+                .hint("mend the data and add it again, or take it as it is: tombolo run --allow-failed"),
             Refusal::NoVersion(_) => {
                 Fault::invalid("no-version", title).hint("make it known first with POST /v1/versions")
             }
@@ -113,6 +115,8 @@ impl From<Refusal> for Fault {
             Refusal::TooManyReplicas(..) => Fault::invalid("too-many-replicas", title),
             Refusal::ReplicaName(..) => Fault::invalid("replica-name", title),
             Refusal::NothingToRetry(_) => Fault::conflict("nothing-to-retry", title),
+            Refusal::Forgotten { .. } => Fault::conflict("input-forgotten", title)
+                .hint("submit the project again: it reads the newest versions of its data"),
             Refusal::Over(..) => Fault::conflict("run-over", title),
             Refusal::Residency { .. } => Fault::forbidden("residency", title),
         }

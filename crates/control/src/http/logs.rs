@@ -7,8 +7,11 @@ use axum::response::Response;
 use tokio::sync::mpsc;
 use tombolo_api::stream::{Call, LogLine, LogQuery, Said};
 use tombolo_api::wire::LogParams;
-use tombolo_core::{Name, RunId, SiteId, Timestamp, WorkloadId};
+use tombolo_core::residency::{Residency, Selector};
+use tombolo_core::world::{RunRecord, WorkloadRecord};
+use tombolo_core::{Name, RunId, SiteId, Timestamp, VersionId, WorkloadId};
 
+use super::access::Caller;
 use super::extract::{Ask, At};
 use super::fault::Fault;
 use super::feed::{Feed, hand_on};
@@ -17,12 +20,16 @@ use super::{Shared, views, workloads};
 /// How long a site may take to take a question.
 const CALL_WITHIN: Duration = Duration::from_secs(15);
 
-/// A workload's log as server-sent events, `data` being a `LogLine`.
+/// A workload's log as server-sent events, `data` being a `LogLine`. None of it is kept on the way. What a workload
+/// prints derives from what it reads: where that may not be anywhere, the reading is recorded, and where the project
+/// says that logs stay at their site, it is refused.
 #[utoipa::path(
     get, path = "/v1/workloads/{run}/{name}/logs", tag = "workloads",
     params(("run" = String, Path), ("name" = String, Path), LogParams),
     responses(
         (status = 200, body = LogLine, content_type = "text/event-stream"),
+        (status = 403, body = tombolo_api::problem::Problem, content_type = "application/problem+json",
+            description = "The token's role is too low, or its dataset says that logs stay at their site."),
         (status = 409, body = tombolo_api::problem::Problem, content_type = "application/problem+json",
             description = "It was not placed yet."),
         (status = 429, body = tombolo_api::problem::Problem, content_type = "application/problem+json",
@@ -31,6 +38,7 @@ const CALL_WITHIN: Duration = Duration::from_secs(15);
 )]
 pub(super) async fn follow(
     State(shared): State<Shared>,
+    caller: Caller,
     At((run, name)): At<(RunId, Name)>,
     Ask(query): Ask<LogParams>,
 ) -> Result<Response, Fault> {
@@ -40,7 +48,21 @@ pub(super) async fn follow(
         Some(epoch) => Fault::not_found(format!("{id} has no attempt {epoch}")),
         None => Fault::conflict("not-started", format!("{id} has no log yet: it is {}", record.state.word())),
     })?;
+    let rule = Rule::of(&shared, &record).await?;
+    if let Some(dataset) = rule.stay {
+        let title = format!("the log of {id} stays at {site}: the project's dataset {dataset} says `logs: stay`");
+        let hint = format!("read it on a machine of {site}: tombolo logs {id} --site-dir <its agent's directory>");
+        return Err(Fault::forbidden("logs-stay", title).hint(hint));
+    }
     let (feed, response) = Feed::open(&shared)?;
+    if !rule.residency.is_anywhere() {
+        let detail = format!("read from {site}; its inputs may only be at {}", rule.residency);
+        let on = id.clone();
+        let recorded = shared
+            .engine
+            .change(move |_, now| Ok::<_, std::convert::Infallible>(((), vec![caller.done(now, on, Some(detail))])));
+        let Ok(()) = recorded.await?;
+    }
     let query = LogQuery { since: query.since.map(Timestamp), tail: query.tail, follow: query.follow };
     let said = ask(&shared, &site, Call::Logs { workload: id, epoch, query }).await?;
     tokio::spawn(hand_on(feed, said, |piece| match piece {
@@ -48,6 +70,50 @@ pub(super) async fn follow(
         Said::Progress(_) | Said::Done(_) | Said::Failed(_) => None,
     }));
     Ok(response)
+}
+
+/// Under which rules a workload's log is, by those of what it reads.
+struct Rule {
+    /// The dataset by which it stays at its site.
+    stay: Option<Name>,
+    residency: Residency,
+}
+
+impl Rule {
+    async fn of(shared: &Shared, record: &WorkloadRecord) -> Result<Rule, Fault> {
+        let id = record.id.clone();
+        let live = shared.engine.look(move |world, _| {
+            let (run, record) = (world.runs.get(&id.run)?, world.workloads.get(&id)?);
+            Some(Rule { stay: run.spec.logs_stay(&record.spec).cloned(), residency: world.inherited(&id) })
+        });
+        if let Some(rule) = live.await? {
+            return Ok(rule);
+        }
+        let found = shared.engine.store().run(&record.id.run).await?;
+        let (run, workloads) = found.ok_or_else(|| Fault::not_found(format!("there is no run {}", record.id.run)))?;
+        let stay = run.spec.logs_stay(&record.spec).cloned();
+        let versions: Vec<_> = read_by(record, &run, &workloads).chain([Some(run.code)]).collect();
+        let residency = shared.engine.look(move |world, _| {
+            let of = |version: Option<VersionId>| Some(world.versions.get(&version?)?.residency.clone());
+            // Of what is forgotten nobody knows the rules any more; `World::inherited` takes it the same way.
+            let unknown = || Residency::keep_at(Selector::default());
+            let all = versions.into_iter().map(|version| of(version).unwrap_or_else(unknown));
+            all.fold(Residency::anywhere(), |all, one| all.and(&one))
+        });
+        Ok(Rule { stay, residency: residency.await? })
+    }
+}
+
+/// What a workload of a run that is over has read; nothing for what was never made.
+fn read_by<'a>(
+    record: &'a WorkloadRecord,
+    run: &'a RunRecord,
+    workloads: &'a [WorkloadRecord],
+) -> impl Iterator<Item = Option<VersionId>> + 'a {
+    record.spec.inputs.values().map(move |source| {
+        let made = || workloads.iter().find_map(|other| other.outputs.get(source)).map(|made| made.version);
+        run.data.get(source).copied().or_else(made)
+    })
 }
 
 /// Asks a site, or says since when it can't be asked.

@@ -10,9 +10,11 @@ mod extract;
 mod fault;
 mod feed;
 mod join;
+mod lineage;
 mod links;
 mod logs;
 mod once;
+mod outputs;
 mod plans;
 mod runs;
 mod secrets;
@@ -117,10 +119,14 @@ fn all() -> OpenApiRouter<Shared> {
         .routes(routes!(versions::show))
         .routes(routes!(versions::files))
         .routes(routes!(versions::replicate))
+        .routes(routes!(lineage::show))
         .routes(routes!(datasets::list))
         .routes(routes!(datasets::show))
         .routes(routes!(datasets::versions))
         .routes(routes!(datasets::drop_version))
+        .routes(routes!(outputs::list))
+        .routes(routes!(outputs::versions))
+        .routes(routes!(outputs::unname))
         .routes(routes!(secrets::list))
         .routes(routes!(secrets::set, secrets::remove))
         .routes(routes!(tokens::list, tokens::make))

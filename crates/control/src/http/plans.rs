@@ -50,7 +50,9 @@ fn make(
     wanted: NewPlan,
     mut data: std::collections::BTreeMap<Name, VersionId>,
 ) -> Result<PlanView, Fault> {
-    let NewPlan { project, expected, objective } = wanted;
+    let NewPlan { mut project, expected, objective } = wanted;
+    // Where things would go is told also of data that a run would refuse.
+    project.allow_failed();
     for (name, ExpectedData { bytes, site }) in expected {
         let Some(spec) = project.data.get(&name) else {
             let title = format!("{name} is expected, which is no dataset of the project");
@@ -85,6 +87,7 @@ fn version(bytes: u64, residency: Residency, at: Timestamp) -> VersionRecord {
         residency,
         made_by: None,
         given: Default::default(),
+        facts: Default::default(),
         at,
         replicas: Default::default(),
     }

@@ -32,14 +32,15 @@ pub(super) async fn add(
     check::bytes(value.files)?;
     Create::new(caller, key, &hash)
         .perform(shared, std::future::ready(Ok(())), move |world, now, caller, ()| {
-            let NewVersion { version, bytes, files, site, dataset, residency } = value;
+            let NewVersion { version, bytes, files, site, dataset, residency, facts, sketch } = value;
             if world.sites.get(&site).is_some_and(|site| site.revoked) {
                 return Err(Fault::conflict("revoked", format!("the site {site} is revoked")));
             }
-            let replicas = Default::default();
-            let record =
-                VersionRecord { bytes, files, residency, made_by: None, given: Default::default(), at: now, replicas };
+            let (given, replicas) = Default::default();
+            let facts = facts.bounded();
+            let record = VersionRecord { bytes, files, residency, made_by: None, given, at: now, replicas, facts };
             world.add_version(version, record, &site)?;
+            sketch.into_iter().for_each(|sketch| world.learn_sketch(version, sketch));
             let name = dataset.as_ref().map(ToString::to_string);
             let detail = match &name {
                 Some(name) => format!("of {name}, at {site}"),

@@ -174,5 +174,6 @@ pub fn version(id: VersionId, record: &VersionRecord, dataset: Option<String>) -
         replicas: record.replicas.iter().map(SiteId::to_string).collect(),
         made_by: record.made_by.as_ref().map(ToString::to_string),
         at: record.at.0,
+        facts: record.facts.clone(),
     }
 }

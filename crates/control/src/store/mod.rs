@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::BoxFuture;
-use tombolo_api::wire::{AuditEntry, EventView, Page, PageQuery, Role, SecretInfo, TokenInfo};
+use tombolo_api::wire::{AuditEntry, EventView, OutputQuery, Page, PageQuery, Role, SecretInfo, TokenInfo};
 use tombolo_core::site::Link;
+use tombolo_core::sketch::Sketch;
 use tombolo_core::sync::Made;
 use tombolo_core::world::{Event, PastRuns, RunRecord, SiteRecord, VersionRecord, WorkloadRecord};
 use tombolo_core::{Epoch, Name, RunId, SiteId, Timestamp, VersionId, WorkloadId};
@@ -74,7 +75,18 @@ pub enum Write {
         name: Name,
         version: VersionId,
     },
-    /// Of a version that no dataset, run or cache entry names any more.
+    /// The name of what one run made.
+    DropOutput {
+        project: Name,
+        output: Name,
+        number: u64,
+    },
+    /// Of a version's chunks; the first one stays.
+    Sketch {
+        version: VersionId,
+        sketch: Box<Sketch>,
+    },
+    /// Of a version that no dataset, run or cache entry names any more; its sketch goes too.
     DropVersion {
         version: VersionId,
     },
@@ -137,6 +149,8 @@ pub struct Live {
     pub runs: Vec<RunRecord>,
     pub workloads: Vec<WorkloadRecord>,
     pub versions: Vec<(VersionId, VersionRecord)>,
+    /// Those that came last, in the order in which they came.
+    pub sketches: Vec<(VersionId, Sketch)>,
     pub history: Vec<(Name, Name, PastRuns)>,
     pub counters: Vec<(Name, u64)>,
     /// The highest event number given out.
@@ -148,6 +162,18 @@ pub struct Live {
 pub struct Dataset {
     pub name: Name,
     pub versions: Vec<(VersionId, Timestamp)>,
+}
+
+/// What a run made under a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedOutput {
+    pub run: RunId,
+    pub stage: Name,
+    pub output: Name,
+    pub version: VersionId,
+    pub at: Timestamp,
+    /// Whether an earlier run had made it.
+    pub cached: bool,
 }
 
 pub trait Store: Send + Sync + 'static {
@@ -169,6 +195,12 @@ pub trait Store: Send + Sync + 'static {
     fn datasets(&self, page: &PageQuery) -> Answer<'_, Page<Dataset>>;
     fn dataset(&self, name: &Name) -> Answer<'_, Option<Dataset>>;
     fn version(&self, id: &VersionId) -> Answer<'_, Option<VersionRecord>>;
+    /// The newest of each output, by project and name.
+    fn outputs(&self, query: &OutputQuery) -> Answer<'_, Page<NamedOutput>>;
+    /// What runs of a project have made under a name, newest first.
+    fn output(&self, project: &Name, output: &Name, page: &PageQuery) -> Answer<'_, Page<NamedOutput>>;
+    /// Names that a version has: as a dataset's, and as an output of a run.
+    fn names(&self, id: &VersionId) -> Answer<'_, u64>;
     /// Versions of which the site holds a replica. [`crate::engine::Engine::kept_at`] adds those on their way.
     fn versions_at(&self, site: &SiteId) -> Answer<'_, Vec<VersionId>>;
 

@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::sync::Mutex;
-use tombolo_api::wire::{AuditEntry, EventView, Page, PageQuery, Role, SecretInfo, TokenInfo};
+use tombolo_api::wire::{AuditEntry, EventView, OutputQuery, Page, PageQuery, Role, SecretInfo, TokenInfo};
 use tombolo_core::sync::Made;
 use tombolo_core::world::{RunRecord, VersionRecord, WorkloadRecord};
 use tombolo_core::{Epoch, Name, RunId, SiteId, Timestamp, VersionId, WorkloadId};
 
-use super::{Answer, Dataset, Idempotent, Live, Store, StoreError, Write};
+use super::{Answer, Dataset, Idempotent, Live, NamedOutput, Store, StoreError, Write};
 
 mod access;
 mod open;
+mod outputs;
 mod read;
 mod write;
 
@@ -114,6 +115,21 @@ impl Store for SqliteStore {
     fn version(&self, id: &VersionId) -> Answer<'_, Option<VersionRecord>> {
         let id = id.to_string();
         Box::pin(read::version(&self.readers, id))
+    }
+
+    fn outputs(&self, query: &OutputQuery) -> Answer<'_, Page<NamedOutput>> {
+        let query = query.clone();
+        Box::pin(outputs::newest(&self.readers, query))
+    }
+
+    fn output(&self, project: &Name, output: &Name, page: &PageQuery) -> Answer<'_, Page<NamedOutput>> {
+        let (project, output, page) = (project.to_string(), output.to_string(), page.clone());
+        Box::pin(outputs::of(&self.readers, project, output, page))
+    }
+
+    fn names(&self, id: &VersionId) -> Answer<'_, u64> {
+        let id = id.to_string();
+        Box::pin(outputs::names(&self.readers, id))
     }
 
     fn versions_at(&self, site: &SiteId) -> Answer<'_, Vec<VersionId>> {

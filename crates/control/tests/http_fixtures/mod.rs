@@ -1,6 +1,8 @@
 //! The API in this process, over a real engine and a database in a temporary directory.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod agent;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,7 +13,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tombolo_api::stream::PeerAddress;
+use tombolo_api::stream::{ALPN_AGENT, PeerAddress};
 use tombolo_api::wire::{Joined, Role, TokenInfo};
 use tombolo_control::engine::Engine;
 use tombolo_control::http::{App, router};
@@ -32,6 +34,8 @@ pub const DATA: &str = "da7ada7ada7ada7ada7ada7ada7ada7ada7ada7ada7ada7ada7ada7a
 pub struct Api {
     pub router: axum::Router,
     pub engine: Engine,
+    /// Where agents dial.
+    pub control: PeerAddress,
     pub dir: TempDir,
 }
 
@@ -80,13 +84,13 @@ pub async fn api() -> Api {
     let engine = Engine::start(store).await.unwrap();
     let secrets = Arc::new(Secrets::open(dir.path()).unwrap());
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let options = tombolo_net::BindOptions { listen: any, alpns: Vec::new(), relay: None };
+    let options = tombolo_net::BindOptions { listen: any, alpns: vec![ALPN_AGENT.to_vec()], relay: None };
     let key = tombolo_net::key(&dir.path().join("control.key")).unwrap();
     let endpoint = tombolo_net::bind(key, options).await.unwrap();
+    let control = tombolo_net::address(&endpoint, None);
     let hub = Hub::start(engine.clone(), secrets.clone(), SigningKey::from_bytes(&[7; 32]), endpoint);
-    let control = PeerAddress { key: "aa".repeat(32), direct: Vec::new(), relay: None };
-    let joined = Joined { control, grant_key: "bb".repeat(32) };
-    Api { router: router(App { engine: engine.clone(), hub, secrets, joined }), engine, dir }
+    let joined = Joined { control: control.clone(), grant_key: "bb".repeat(32) };
+    Api { router: router(App { engine: engine.clone(), hub, secrets, joined }), engine, control, dir }
 }
 
 fn token_write(name: &str, role: Role, expires: i64, revoked: bool) -> Write {
@@ -126,13 +130,18 @@ impl Api {
 
     /// Joins a site and lets it be heard of.
     pub async fn site(&self, name: &str, labels: Value) -> SiteId {
-        let invited = self.post("/v1/join-tokens", json!({})).await.ok();
-        let join = join_body(invited["token"].as_str().unwrap(), name, &key_of(name), labels);
-        self.ask("", "POST", "/v1/join", Some(&join)).await.ok();
-        let id = SiteId::new(name).unwrap();
+        let id = self.join(name, &key_of(name), labels).await;
         let site = id.clone();
         self.world(move |world, now| world.report(&site, &Report::default(), now)).await;
         id
+    }
+
+    /// Joins a site under a key.
+    pub async fn join(&self, name: &str, key: &str, labels: Value) -> SiteId {
+        let invited = self.post("/v1/join-tokens", json!({})).await.ok();
+        let join = join_body(invited["token"].as_str().unwrap(), name, key, labels);
+        self.ask("", "POST", "/v1/join", Some(&join)).await.ok();
+        SiteId::new(name).unwrap()
     }
 
     /// A site with code and, as the dataset `flights`, data.
@@ -202,6 +211,8 @@ pub fn fill(path: &str) -> String {
     let places = BTreeMap::from([
         ("{run}", "nope-1"),
         ("{name}", "nope"),
+        ("{project}", "nope"),
+        ("{output}", "nope"),
         ("{site}", "nope"),
         ("{from}", "nope"),
         ("{to}", "other"),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use tombolo_api::wire::PageQuery;
+use tombolo_core::sketch::Sketch;
 use tombolo_core::spec::ProjectSpec;
 use tombolo_core::sync::Made;
 use tombolo_core::world::{RunRecord, RunState, SiteRecord, VersionRecord, WorkloadRecord};
@@ -42,6 +43,7 @@ pub fn version(at: &[&str]) -> VersionRecord {
         residency: Residency::anywhere(),
         made_by: None,
         given: Default::default(),
+        facts: Default::default(),
         at: Timestamp(7),
         replicas: at.iter().map(|site| site_id(site)).collect(),
     }
@@ -83,9 +85,14 @@ pub fn workload(run: &RunId, stage: &str, epoch: u64, state: serde_json::Value) 
 }
 
 pub fn made(byte: u8) -> Made {
-    Made { version: version_id(byte), bytes: 3, files: 1 }
+    Made { version: version_id(byte), bytes: 3, files: 1, facts: Default::default(), sketch: None }
 }
 
 pub fn page(limit: u32, after: Option<String>) -> PageQuery {
     PageQuery { after, limit: Some(limit) }
+}
+
+/// Of a version of so many chunks.
+pub fn sketch(chunks: u64) -> Sketch {
+    Sketch::new((1..=chunks).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15), 1000)).collect())
 }

@@ -11,7 +11,11 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection, SqlitePool};
 use crate::store::StoreError;
 
 /// One for each schema; its place, counted from one, is the schema's number.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/0001_first.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../../../migrations/0001_first.sql"),
+    include_str!("../../../migrations/0002_outputs.sql"),
+    include_str!("../../../migrations/0003_sketches.sql"),
+];
 /// In the file's header, so that a database of somebody else is not taken for ours: "Tomb".
 const APPLICATION_ID: i32 = 0x546f_6d62;
 

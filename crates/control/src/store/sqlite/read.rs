@@ -6,8 +6,9 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use sqlx::SqlitePool;
 use tombolo_api::wire::{EventView, PAGE_DEFAULT, PAGE_MAX, Page, PageQuery};
+use tombolo_core::sketch::Sketch;
 use tombolo_core::sync::Made;
-use tombolo_core::world::{RunRecord, VersionRecord, WorkloadRecord};
+use tombolo_core::world::{RunRecord, SKETCHES_MAX, VersionRecord, WorkloadRecord};
 use tombolo_core::{Epoch, Name, SiteId, Timestamp, VersionId, WorkloadId};
 
 use super::failed;
@@ -40,6 +41,7 @@ pub(super) async fn live(pool: &SqlitePool) -> Result<Live, StoreError> {
     for (id, record) in rows {
         versions.push((parse(&id)?, decode(&record)?));
     }
+    let sketches = sketches(pool).await?;
     let mut history = Vec::new();
     let rows: Vec<(String, String, String)> =
         sqlx::query_as("SELECT project, workload, record FROM history").fetch_all(pool).await.map_err(failed)?;
@@ -60,10 +62,18 @@ pub(super) async fn live(pool: &SqlitePool) -> Result<Live, StoreError> {
         runs: records(pool, RUNS).await?,
         workloads: records(pool, WORKLOADS).await?,
         versions,
+        sketches,
         history,
         counters,
         last_event: last_event(pool).await?,
     })
+}
+
+async fn sketches(pool: &SqlitePool) -> Result<Vec<(VersionId, Sketch)>, StoreError> {
+    const SQL: &str = "SELECT version, record FROM sketches ORDER BY place DESC LIMIT ?";
+    let rows: Vec<(String, String)> =
+        sqlx::query_as(SQL).bind(SKETCHES_MAX as i64).fetch_all(pool).await.map_err(failed)?;
+    rows.into_iter().rev().map(|(version, record)| Ok((parse(&version)?, decode(&record)?))).collect()
 }
 
 async fn records<T: DeserializeOwned>(pool: &SqlitePool, sql: &'static str) -> Result<Vec<T>, StoreError> {
@@ -252,7 +262,7 @@ pub(super) fn parse<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T,
     text.parse().map_err(|error: T::Err| StoreError::Malformed(format!("{error}, in {}", start(text))))
 }
 
-fn unsigned(number: i64) -> Result<u64, StoreError> {
+pub(super) fn unsigned(number: i64) -> Result<u64, StoreError> {
     u64::try_from(number).map_err(|_| StoreError::Malformed(format!("{number} is below zero")))
 }
 

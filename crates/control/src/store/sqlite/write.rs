@@ -2,6 +2,8 @@
 
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection};
+use tombolo_core::sync::Outcome;
+use tombolo_core::workload::State;
 use tombolo_core::world::{RunState, WorkloadRecord};
 
 use super::failed;
@@ -55,6 +57,11 @@ static VERSIONS: Insert = Insert {
     columns: 2,
     tail: " ON CONFLICT (id) DO UPDATE SET record = excluded.record",
 };
+static SKETCHES: Insert = Insert {
+    head: "INSERT INTO sketches (version, record) VALUES ",
+    columns: 2,
+    tail: " ON CONFLICT (version) DO NOTHING",
+};
 static HISTORY: Insert = Insert {
     head: "INSERT INTO history (project, workload, record) VALUES ",
     columns: 3,
@@ -71,6 +78,12 @@ static DATASETS: Insert = Insert {
     head: "INSERT INTO datasets (name, version, at) VALUES ",
     columns: 3,
     tail: " ON CONFLICT (name, version) DO UPDATE SET at = excluded.at",
+};
+static OUTPUTS: Insert = Insert {
+    head: "INSERT INTO outputs (project, output, number, stage, version, at, cached) VALUES ",
+    columns: 7,
+    tail: " ON CONFLICT (project, output, number) DO UPDATE SET stage = excluded.stage, version = excluded.version, \
+           at = excluded.at, cached = excluded.cached",
 };
 static TOKENS: Insert = Insert {
     head: "INSERT INTO tokens (id, hash, name, role, created, expires, revoked) VALUES ",
@@ -96,9 +109,15 @@ static IDEMPOTENT: Insert = Insert {
 /// The statements of a batch, in its order. What can't be written is found here, before anything is.
 pub(super) fn steps(batch: Vec<Write>) -> Result<Vec<Step>, StoreError> {
     let mut steps = Vec::with_capacity(batch.len());
+    // After everything else, so that what is between two workloads does not part their rows.
+    let mut named = Vec::new();
     for write in batch {
+        if let Write::Workload(record) = &write {
+            name_outputs(record, &mut named)?;
+        }
         steps_of(write, &mut steps)?;
     }
+    steps.append(&mut named);
     Ok(steps)
 }
 
@@ -114,6 +133,7 @@ fn steps_of(write: Write, steps: &mut Vec<Step>) -> Result<(), StoreError> {
         }
         Write::Workload(record) => Step::Insert(&WORKLOADS, workload(&record)?),
         Write::Version { id, record } => Step::Insert(&VERSIONS, vec![text(id), json(&record)?]),
+        Write::Sketch { version, sketch } => Step::Insert(&SKETCHES, vec![text(version), json(&sketch)?]),
         Write::History { project, workload, past } => {
             Step::Insert(&HISTORY, vec![text(project), text(workload), json(&past)?])
         }
@@ -138,7 +158,14 @@ fn steps_of(write: Write, steps: &mut Vec<Step>) -> Result<(), StoreError> {
         Write::DropDataset { name, version } => {
             Step::Run("DELETE FROM datasets WHERE name = ? AND version = ?", vec![text(name), text(version)])
         }
-        Write::DropVersion { version } => Step::Run("DELETE FROM versions WHERE id = ?", vec![text(version)]),
+        Write::DropOutput { project, output, number } => Step::Run(
+            "DELETE FROM outputs WHERE project = ? AND output = ? AND number = ?",
+            vec![text(project), text(output), int(number)?],
+        ),
+        Write::DropVersion { version } => {
+            steps.push(Step::Run("DELETE FROM sketches WHERE version = ?", vec![text(version)]));
+            Step::Run("DELETE FROM versions WHERE id = ?", vec![text(version)])
+        }
         Write::Token(token) => Step::Insert(&TOKENS, token_cells(*token)),
         Write::RevokeToken { id } => Step::Run("UPDATE tokens SET revoked = 1 WHERE id = ?", vec![Cell::Text(id)]),
         Write::JoinToken { hash, site, expires } => {
@@ -164,6 +191,30 @@ fn steps_of(write: Write, steps: &mut Vec<Step>) -> Result<(), StoreError> {
         }
     };
     steps.push(step);
+    Ok(())
+}
+
+/// The outputs of a job that succeeded get their names, and so do those that are kept although they are not what they
+/// are expected to be; what another has left is nobody's to use.
+fn name_outputs(record: &WorkloadRecord, steps: &mut Vec<Step>) -> Result<(), StoreError> {
+    let (at, cached) = match &record.state {
+        State::Succeeded { at, cached } => (at, *cached),
+        State::Failed { at, outcome: Outcome::ExpectationsFailed { .. }, .. } => (at, false),
+        _ => return Ok(()),
+    };
+    let run = &record.id.run;
+    for (output, made) in &record.outputs {
+        let cells = vec![
+            text(run.project()),
+            text(output),
+            int(run.number())?,
+            text(&record.id.name),
+            text(made.version),
+            Cell::Int(at.0),
+            Cell::Int(cached.into()),
+        ];
+        steps.push(Step::Insert(&OUTPUTS, cells));
+    }
     Ok(())
 }
 

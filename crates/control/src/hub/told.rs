@@ -1,0 +1,101 @@
+//! What an agent is told: only what is news on its connection, in messages of bounded size.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tombolo_api::stream::Down;
+use tombolo_core::sync::{Assignment, Desired, Intent};
+use tombolo_core::{Epoch, Name, WorkloadId};
+
+/// Assignments, and placements that are settled, in one message.
+pub const PART_ITEMS_MAX: usize = 500;
+/// Bytes of assignments and their secrets in one message, far below a frame's limit; a single assignment may have
+/// more, and then goes alone.
+pub const PART_BYTES_MAX: usize = 4 << 20;
+
+pub type Secrets = BTreeMap<WorkloadId, BTreeMap<Name, String>>;
+
+/// What an agent was told on this connection, so that long orders are not sent again with each heartbeat.
+#[derive(Default)]
+pub struct Told {
+    assignments: BTreeMap<WorkloadId, (Epoch, bool)>,
+    revoked: BTreeSet<String>,
+}
+
+impl Told {
+    pub fn is_news(&mut self, assignment: &Assignment) -> bool {
+        let now = (assignment.epoch, assignment.intent == Intent::Stop);
+        self.assignments.insert(assignment.workload.clone(), now) != Some(now)
+    }
+
+    /// The keys of revoked sites, where they are not those that the agent has heard.
+    pub fn revoked(&mut self, now: BTreeSet<String>) -> Option<BTreeSet<String>> {
+        (self.revoked != now).then(|| {
+            self.revoked = now.clone();
+            now
+        })
+    }
+}
+
+/// The messages that say all of it; one at least, since it also answers. Each stands for itself: what a message does
+/// not name stays as it is.
+pub fn parts(answers: u64, desired: Desired, mut secrets: Secrets, revoked: Option<BTreeSet<String>>) -> Vec<Down> {
+    let empty = || Down { answers, desired: Desired::default(), secrets: Secrets::new(), revoked: None };
+    let mut parts = vec![Down { revoked, ..empty() }];
+    let mut bytes = 0;
+    for assignment in desired.assignments {
+        let secrets = secrets.remove(&assignment.workload);
+        let more = length(&assignment) + length(&secrets);
+        let last = parts.last().expect("there is always one");
+        let held = last.desired.assignments.len();
+        if held > 0 && (held >= PART_ITEMS_MAX || bytes + more > PART_BYTES_MAX) {
+            parts.push(empty());
+            bytes = 0;
+        }
+        bytes += more;
+        let last = parts.last_mut().expect("there is always one");
+        last.secrets.extend(secrets.map(|secrets| (assignment.workload.clone(), secrets)));
+        last.desired.assignments.push(assignment);
+    }
+    let settled: Vec<_> = desired.settled.chunks(PART_ITEMS_MAX).map(<[_]>::to_vec).collect();
+    parts.resize_with(parts.len().max(settled.len()), empty);
+    for (part, settled) in parts.iter_mut().zip(settled) {
+        part.desired.settled = settled;
+    }
+    parts
+}
+
+fn length(value: &impl serde::Serialize) -> usize {
+    serde_json::to_vec(value).map_or(0, |text| text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assignment(i: usize) -> Assignment {
+        let workload = format!("p-1/s{i}").parse().unwrap();
+        Assignment { workload, epoch: Epoch(1), intent: Intent::Stop }
+    }
+
+    #[test]
+    fn much_goes_in_parts_and_nothing_is_lost() {
+        let settled: Vec<_> = (0..2 * PART_ITEMS_MAX).map(|i| (assignment(i).workload, Epoch(1))).collect();
+        // The first two are small, the third has secrets that fill a message by themselves.
+        let assignments: Vec<_> = (0..PART_ITEMS_MAX + 3).map(assignment).collect();
+        let long = BTreeMap::from([(Name::new("long").unwrap(), "x".repeat(PART_BYTES_MAX))]);
+        let secrets = Secrets::from([(assignments[2].workload.clone(), long.clone())]);
+        let revoked = Some(BTreeSet::from(["key".to_owned()]));
+        let desired = Desired { assignments: assignments.clone(), settled: settled.clone() };
+        let all = parts(7, desired, secrets, revoked.clone());
+
+        let lengths: Vec<_> = all.iter().map(|part| part.desired.assignments.len()).collect();
+        assert_eq!(lengths, [2, 1, PART_ITEMS_MAX]);
+        assert_eq!(all.iter().map(|part| part.desired.settled.len()).collect::<Vec<_>>(), [500, 500, 0]);
+        assert!(all.iter().all(|part| part.answers == 7));
+        assert_eq!(all[1].secrets, Secrets::from([(assignments[2].workload.clone(), long)]));
+        assert_eq!(all.iter().filter_map(|part| part.revoked.clone()).collect::<Vec<_>>(), Vec::from_iter(revoked));
+        assert_eq!(all.iter().flat_map(|part| part.desired.assignments.clone()).collect::<Vec<_>>(), assignments);
+        assert_eq!(all.iter().flat_map(|part| part.desired.settled.clone()).collect::<Vec<_>>(), settled);
+        assert_eq!(parts(7, Desired::default(), Secrets::new(), None).len(), 1, "an answer is owed all the same");
+    }
+}
