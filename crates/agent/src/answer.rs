@@ -2,18 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ed25519_dalek::VerifyingKey;
 use futures_util::StreamExt;
 use iroh::Endpoint;
-use iroh::endpoint::{RecvStream, SendStream};
+use iroh::endpoint::{Connection, RecvStream, SendStream};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tombolo_api::frames::{self, FrameError};
-use tombolo_api::grant::Grant;
-use tombolo_api::stream::{ALPN_DATA, Call, Progress, Said};
+use tombolo_api::grant::Begun;
+use tombolo_api::stream::{ALPN_DATA, CLOSE_REVOKED, Call, Progress, Said};
 use tombolo_core::{Millis, SiteId, VersionId};
 use tombolo_data::{DataError, Store, VerifyOptions, transfer};
 
@@ -27,6 +27,9 @@ const GC_GRACE: Duration = Duration::from_secs(3600);
 /// Files of a version that are listed at most.
 const LISTED_MAX: usize = 10_000;
 
+/// The keys of sites that are revoked: whatever grants they hold, nothing goes to them.
+pub type Revoked = BTreeSet<String>;
+
 pub struct Answerer {
     pub site: SiteId,
     pub store: Arc<Store>,
@@ -34,6 +37,8 @@ pub struct Answerer {
     pub fetcher: Fetcher,
     pub journal: PathBuf,
     pub mind: mpsc::Sender<Wake>,
+    /// What the control plane said last of revoked keys.
+    pub revoked: watch::Sender<Revoked>,
     pub gc_grace: Option<Duration>,
 }
 
@@ -157,22 +162,48 @@ impl Answerer {
 }
 
 /// Serves other sites for as long as the process lives, each request against the grant that it shows.
-pub async fn serve_sites(endpoint: Endpoint, store: Arc<Store>, site: SiteId, grant_key: VerifyingKey) {
+pub async fn serve_sites(
+    endpoint: Endpoint,
+    store: Arc<Store>,
+    site: SiteId,
+    grant_key: VerifyingKey,
+    revoked: watch::Receiver<Revoked>,
+) {
     while let Some(incoming) = endpoint.accept().await {
-        let (store, site) = (store.clone(), site.clone());
+        let (store, site, revoked) = (store.clone(), site.clone(), revoked.clone());
         tokio::spawn(async move {
             let Ok(connection) = incoming.await else { return };
             if connection.alpn() != ALPN_DATA {
                 return connection.close(1u32.into(), b"sites say tombolo/data/1 to each other");
             }
-            let gate = Arc::new(SiteGate { site, grant_key, to_key: tombolo_net::hex(&connection.remote_id()) });
-            while let Ok((send, recv)) = connection.accept_bi().await {
-                let (store, gate) = (store.clone(), gate.clone());
-                tokio::spawn(async move {
-                    if let Err(error) = transfer::serve_stream(&store, send, recv, &*gate).await {
-                        tracing::debug!(%error, "a transfer's stream ended");
-                    }
-                });
+            let to_key = tombolo_net::hex(&connection.remote_id());
+            serve_site(connection, store, SiteGate { site, grant_key, to_key, begun: Mutex::default() }, revoked).await;
+        });
+    }
+}
+
+/// One site's connection, until it ends or the site is revoked, which also ends what it is being sent.
+async fn serve_site(connection: Connection, store: Arc<Store>, gate: SiteGate, mut revoked: watch::Receiver<Revoked>) {
+    let gate = Arc::new(gate);
+    loop {
+        if revoked.borrow_and_update().contains(&gate.to_key) {
+            return connection.close(CLOSE_REVOKED.into(), b"this site is revoked");
+        }
+        let (send, recv) = tokio::select! {
+            opened = connection.accept_bi() => match opened {
+                Ok(streams) => streams,
+                Err(_) => return,
+            },
+            changed = revoked.changed() => match changed {
+                Ok(()) => continue,
+                // The agent is ending.
+                Err(_) => return,
+            },
+        };
+        let (store, gate) = (store.clone(), gate.clone());
+        tokio::spawn(async move {
+            if let Err(error) = transfer::serve_stream(&store, send, recv, &*gate).await {
+                tracing::debug!(%error, "a transfer's stream ended");
             }
         });
     }
@@ -183,12 +214,72 @@ struct SiteGate {
     site: SiteId,
     grant_key: VerifyingKey,
     to_key: String,
+    begun: Mutex<Begun>,
 }
 
 impl transfer::Gate for SiteGate {
     fn check(&self, grant: &[u8], version: VersionId) -> Result<(), String> {
-        let opened = Grant::open(grant, &self.grant_key)
-            .and_then(|grant| grant.check(version, &self.site, &self.to_key, clock::now()));
-        opened.map_err(|fault| fault.to_string())
+        let mut begun = self.begun.lock().expect("nobody panics holding it");
+        let wanted = (version, &self.site, self.to_key.as_str());
+        begun.check(grant, &self.grant_key, wanted, clock::now()).map_err(|fault| fault.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iroh::SecretKey;
+    use tombolo_api::grant::{GRANT_LIFE, Grant};
+    use tombolo_data::StoreOptions;
+    use tombolo_data::transfer::{FetchOptions, Source, fetch};
+
+    use super::*;
+
+    async fn endpoint() -> Endpoint {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let options = tombolo_net::BindOptions { listen, alpns: vec![ALPN_DATA.to_vec()], relay: None };
+        tombolo_net::bind(SecretKey::generate(), options).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_revoked_site_is_cut_off_whatever_grant_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name: &str| Arc::new(Store::open(dir.path().join(name), StoreOptions::default()).unwrap());
+        let (here, there) = (open("here"), open("there"));
+        let file = dir.path().join("file");
+        std::fs::write(&file, "some bytes").unwrap();
+        let version = here.add_tree(&file, &tombolo_data::AddOptions::default()).unwrap().version;
+
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+        let site = SiteId::new("here").unwrap();
+        let (serving, fetching) = (endpoint().await, endpoint().await);
+        let address = tombolo_net::address(&serving, None);
+        let (revoke, revoked) = watch::channel(Revoked::from(["somebody else".to_owned()]));
+        tokio::spawn(serve_sites(serving, here, site.clone(), key.verifying_key(), revoked));
+        let to_key = tombolo_net::hex(&fetching.id());
+        let to = SiteId::new("there").unwrap();
+        let until = clock::now() + GRANT_LIFE;
+        let grant = Grant { version, from: site, to, to_key: to_key.clone(), until }.sign(&key);
+        let source = |connection| {
+            let grant = grant.clone();
+            Source { dial: tombolo_net::Streams(connection), grant, name: "here".to_owned() }
+        };
+        let connect = async || tombolo_net::connect(&fetching, &address, ALPN_DATA).await.unwrap();
+
+        let connection = connect().await;
+        fetch(&there, version, &[source(connection.clone())], &FetchOptions::default()).await.unwrap();
+        assert!(connection.close_reason().is_none());
+        revoke.send_if_modified(|keys| keys.insert(to_key));
+        let code = |closed| match closed {
+            iroh::endpoint::ConnectionError::ApplicationClosed(closed) => {
+                u32::try_from(closed.error_code.into_inner()).unwrap()
+            }
+            other => panic!("{other}"),
+        };
+        let patience = Duration::from_secs(60);
+        let closed = tokio::time::timeout(patience, connection.closed()).await.expect("the connection is cut");
+        assert_eq!(code(closed), CLOSE_REVOKED);
+        let again = connect().await;
+        let options = FetchOptions::default();
+        fetch(&open("third"), version, &[source(again)], &options).await.expect_err("it holds a grant that is good");
     }
 }

@@ -45,16 +45,19 @@ enum Version {
 impl Group {
     /// Makes the groups for a command and sets its limits. Answers a warning for each limit that can't be kept.
     pub fn create(name: &str, limits: &Resources) -> (Group, Vec<String>) {
+        Group::create_below(&Own::read(), name, limits)
+    }
+
+    fn create_below(own: &Own, name: &str, limits: &Resources) -> (Group, Vec<String>) {
         let mut group = Group::default();
         let mut warnings = Vec::new();
-        let own = Own::read();
         let name = format!("{PREFIX}{name}");
         if let Some(unified) = &own.unified
             && let Ok(dir) = make(unified, &name)
         {
             group.dirs.insert(dir);
         }
-        match group.limit_memory(&own, &name, limits.memory_bytes) {
+        match group.limit_memory(own, &name, limits.memory_bytes) {
             Err(why) if limits.memory_bytes > 0 => warnings.push(format!(
                 "the memory limit of {} is not enforced here: {why}; a command that takes more is not stopped",
                 bytes(limits.memory_bytes)
@@ -62,7 +65,7 @@ impl Group {
             Err(_) | Ok(()) => {}
         }
         if limits.cpus_milli > 0
-            && let Err(why) = group.limit_cpu(&own, &name, limits.cpus_milli)
+            && let Err(why) = group.limit_cpu(own, &name, limits.cpus_milli)
         {
             warnings.push(format!(
                 "the limit of {} cpus is not enforced here: {why}; a command that takes more is not slowed down",
@@ -319,6 +322,63 @@ mod tests {
         let memory: PathBuf = "/sys/fs/cgroup/memory/job".into();
         let expected = [("memory", memory), ("cpu", cpu.clone()), ("cpuacct", cpu)];
         assert_eq!(own.legacy, expected.map(|(name, dir)| (name.to_owned(), dir)));
+    }
+
+    /// Version 2 as it is on this machine, as if version 1 were not mounted.
+    #[test]
+    fn a_real_group_of_version_2_counts_limits_kills_and_goes() {
+        use std::io::{BufRead, BufReader};
+        use std::os::unix::process::ExitStatusExt;
+
+        let own = Own { unified: Own::read().unified, legacy: Vec::new() };
+        let Some(unified) = &own.unified else { return eprintln!("SKIPPED: version 2 is not mounted here") };
+        let limits = Resources { memory_bytes: 64 << 20, cpus_milli: 500, ..Resources::default() };
+        let (group, warnings) = Group::create_below(&own, &format!("test-{}", std::process::id()), &limits);
+        let dirs = group.dirs();
+        let [dir] = dirs.as_slice() else { return eprintln!("SKIPPED: no group can be made in {}", unified.display()) };
+
+        let script = "echo $$ > $0/cgroup.procs; setsid sleep 1000 & echo in; exec sleep 1000";
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", script]).arg(dir).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "in\n");
+        let members = members_of_all(&dirs);
+        assert!(members.len() == 2 && members.contains(&child.id().cast_signed()), "{members:?}");
+        assert!(group.cpu().is_some(), "version 2 always counts processor time");
+
+        let controllers = fs::read_to_string(dir.join("cgroup.controllers")).unwrap();
+        for (controller, file, value) in [("memory", "memory.max", "67108864\n"), ("cpu", "cpu.max", "50000 100000\n")]
+        {
+            if controllers.split_ascii_whitespace().any(|has| has == controller) {
+                assert_eq!(fs::read_to_string(dir.join(file)).unwrap(), value);
+            } else {
+                let said = format!("the {controller} controller is not delegated");
+                assert!(warnings.iter().any(|warning| warning.contains(&said)), "{controller}: {warnings:?}");
+                eprintln!("SKIPPED: version 2 has no {controller} controller here, so that its limit can't be tried");
+            }
+        }
+        match dir.join("memory.peak").exists() {
+            true => assert!(group.memory_peak_bytes().is_some_and(|peak| peak <= 64 << 20)),
+            false => eprintln!("SKIPPED: version 2 has no memory.peak here"),
+        }
+
+        if dir.join("cgroup.kill").exists() {
+            kill_all(&dirs);
+        } else {
+            eprintln!("SKIPPED: the kernel has no cgroup.kill");
+            crate::shim::process::kill_all(&members);
+        }
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        // The other one is nobody's child here; its end is told by the group.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !members_of_all(&dirs).is_empty() {
+            assert!(std::time::Instant::now() < deadline, "{:?}", members_of_all(&dirs));
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        remove_all(&dirs);
+        assert!(!dir.exists());
     }
 
     #[test]

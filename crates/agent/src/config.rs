@@ -16,6 +16,10 @@ pub struct Config {
     pub control: PeerAddress,
     /// The key that signs grants, in hex.
     pub grant_key: String,
+    /// The bucket that the site's store is, such as `s3://bucket/prefix`; its credentials are in the environment. None
+    /// where the store is a directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
 }
 
 /// Where things are in a site's directory.
@@ -32,7 +36,7 @@ impl Layout {
     }
 
     pub fn journal(&self) -> PathBuf {
-        self.0.join("journal.json")
+        self.0.join("journal")
     }
 
     pub fn lock(&self) -> PathBuf {
@@ -63,7 +67,7 @@ pub async fn join(options: JoinOptions) -> Result<Config, AgentError> {
     let client = tombolo_api::client::Client::new(&options.address, None);
     let request = Join { token: options.token, key: tombolo_net::hex(&key.public()), info: options.info.clone() };
     let joined: Joined = client.post("/v1/join", &request.key, &request).await?;
-    let config = Config { info: options.info, control: joined.control, grant_key: joined.grant_key };
+    let config = Config { info: options.info, control: joined.control, grant_key: joined.grant_key, store: None };
     let text = serde_json::to_vec_pretty(&config).expect("plain data");
     tombolo_net::write_private(&layout.config(), &text).map_err(|source| io(&layout.config(), source))?;
     Ok(config)

@@ -9,10 +9,12 @@ mod clock;
 pub mod config;
 pub mod fetch;
 pub mod host;
+mod journal;
 pub mod lease;
 mod line;
 pub mod logs;
 mod mind;
+mod pause;
 pub mod python;
 pub mod shim;
 
@@ -26,7 +28,7 @@ use ed25519_dalek::VerifyingKey;
 use tokio::sync::{mpsc, watch};
 use tombolo_api::stream::ALPN_DATA;
 use tombolo_core::SiteId;
-use tombolo_data::{Store, StoreOptions};
+use tombolo_data::{BucketOptions, Store, StoreOptions};
 use tombolo_net::{BindOptions, NetError};
 
 pub use config::{JoinOptions, join};
@@ -81,7 +83,8 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     let _lock = lock(&layout)?;
     cgroup::delegate();
     let store_dir = layout.store();
-    let store = Arc::new(Store::open(&store_dir, StoreOptions::default())?);
+    let bucket = config.store.clone().map(BucketOptions::new);
+    let store = Arc::new(Store::open(&store_dir, StoreOptions { bucket, ..StoreOptions::default() })?);
     let bind = BindOptions {
         listen: options.listen.unwrap_or_else(|| listen_for(&config.control.direct)),
         alpns: vec![ALPN_DATA.to_vec()],
@@ -94,6 +97,8 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     let driver = Arc::new(host::HostDriver::new(site.clone(), layout.0.clone(), options.shim_command, seen(&wakes)));
     let (line, line_seen) = watch::channel(None);
     let fetcher = fetch::Fetcher::new(store.clone(), endpoint.clone(), line_seen);
+    driver.bring_with(bring(&fetcher, &wakes));
+    let (revoked, revoked_seen) = watch::channel(answer::Revoked::new());
     let answerer = Arc::new(answer::Answerer {
         site: site.clone(),
         store: store.clone(),
@@ -101,13 +106,28 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
         fetcher: fetcher.clone(),
         journal: layout.journal(),
         mind: wakes.clone(),
+        revoked,
         gc_grace: options.gc_grace,
     });
     let mind = mind::Mind::load(layout.journal(), driver, fetcher, wakes.clone())?;
-    tokio::spawn(answer::serve_sites(endpoint.clone(), store, site.clone(), grant_key));
+    tokio::spawn(answer::serve_sites(endpoint.clone(), store, site.clone(), grant_key, revoked_seen));
     tokio::spawn(line::hold(config, endpoint, answerer, wakes, line));
     started(Started { site, store: store_dir });
     mind.run(woken).await
+}
+
+/// Brings again what a shim has found damaged.
+fn bring(fetcher: &fetch::Fetcher, wakes: &mpsc::Sender<mind::Wake>) -> host::Bring {
+    let (fetcher, wakes) = (fetcher.clone(), wakes.clone());
+    Box::new(move |version, workload| {
+        let (fetcher, wakes) = (fetcher.clone(), wakes.clone());
+        Box::pin(async move {
+            if let Some(seen) = fetcher.fetch_again(version, &workload).await? {
+                let _ = wakes.send(mind::Wake::Fetched(seen)).await;
+            }
+            Ok(())
+        })
+    })
 }
 
 /// What the driver sees, as wakes of the mind.

@@ -12,6 +12,7 @@ use tombolo_api::stream::{ALPN_AGENT, CLOSE_REVOKED, Down, Hello, Opening, Up};
 use crate::answer::Answerer;
 use crate::config::Config;
 use crate::mind::Wake;
+use crate::pause::Pauses;
 
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -26,13 +27,14 @@ pub async fn hold(
     mind: mpsc::Sender<Wake>,
     line: watch::Sender<Option<Connection>>,
 ) {
-    let mut pause = PAUSE_FIRST;
+    let mut pauses = Pauses::new(PAUSE_FIRST, PAUSE_MAX);
     let mut said = String::new();
     loop {
         match tombolo_net::connect(&endpoint, &config.control, ALPN_AGENT).await {
             Ok(connection) => {
                 let _ = line.send(Some(connection.clone()));
-                let ended = serve(&config, &endpoint, &connection, &answerer, &mind).await;
+                let mut greeted = false;
+                let ended = serve(&config, &endpoint, &connection, &answerer, &mind, &mut greeted).await;
                 let _ = line.send(None);
                 if mind.send(Wake::LineLost).await.is_err() {
                     return;
@@ -50,7 +52,10 @@ pub async fn hold(
                     tracing::warn!(why, "the line to the control plane is gone");
                     said = why;
                 }
-                pause = PAUSE_FIRST;
+                // One that is taken up only to be hung up on is no better than none.
+                if greeted {
+                    pauses.reset();
+                }
             }
             Err(error) => {
                 let why = error.to_string();
@@ -60,17 +65,18 @@ pub async fn hold(
                 }
             }
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        tokio::time::sleep(pauses.next()).await;
     }
 }
 
+/// Until the connection ends; `greeted` is set once the control plane has said something.
 async fn serve(
     config: &Config,
     endpoint: &Endpoint,
     connection: &Connection,
     answerer: &Arc<Answerer>,
     mind: &mpsc::Sender<Wake>,
+    greeted: &mut bool,
 ) -> Result<(), FrameError> {
     let broken = |error: ConnectionError| FrameError::Io(std::io::Error::other(error));
     let (mut send, mut recv) = connection.open_bi().await.map_err(broken)?;
@@ -90,7 +96,11 @@ async fn serve(
             return Ok(());
         }
         loop {
-            let down: Down = frames::read(&mut recv).await?;
+            let mut down: Down = frames::read(&mut recv).await?;
+            *greeted = true;
+            if let Some(revoked) = down.revoked.take() {
+                answerer.revoked.send_replace(revoked);
+            }
             if mind.send(Wake::Down(Box::new(down))).await.is_err() {
                 return Ok(());
             }
@@ -120,5 +130,63 @@ async fn answer_calls(connection: Connection, answerer: Arc<Answerer>) {
                 tracing::debug!(%error, "a call was not answered to its end");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use iroh::SecretKey;
+    use tombolo_api::stream::{ALPN_DATA, CLOSE_FAULT};
+    use tombolo_core::site::{Prices, SiteInfo};
+    use tombolo_data::{Store, StoreOptions};
+
+    use super::*;
+    use crate::fetch::Fetcher;
+    use crate::host::HostDriver;
+
+    async fn endpoint(alpn: &[u8]) -> Endpoint {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let options = tombolo_net::BindOptions { listen, alpns: vec![alpn.to_vec()], relay: None };
+        tombolo_net::bind(SecretKey::generate(), options).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_control_plane_that_hangs_up_at_once_is_dialled_ever_more_seldom() {
+        let dir = tempfile::tempdir().unwrap();
+        let (control, own) = (endpoint(ALPN_AGENT).await, endpoint(ALPN_DATA).await);
+        let info = SiteInfo {
+            id: "here".parse().unwrap(),
+            labels: Default::default(),
+            capacity: Default::default(),
+            prices: Prices::default(),
+            containers: false,
+        };
+        let site = info.id.clone();
+        let config =
+            Config { info, control: tombolo_net::address(&control, None), grant_key: String::new(), store: None };
+        let store = Arc::new(Store::open(dir.path().join("store"), StoreOptions::default()).unwrap());
+        let (wakes, mut woken) = mpsc::channel(100);
+        let (line, seen) = watch::channel(None);
+        let answerer = Arc::new(Answerer {
+            site: site.clone(),
+            store: store.clone(),
+            driver: Arc::new(HostDriver::new(site, dir.path(), Vec::new(), mpsc::channel(1).0)),
+            fetcher: Fetcher::new(store, own.clone(), seen),
+            journal: dir.path().join("journal"),
+            mind: wakes.clone(),
+            revoked: watch::channel(Default::default()).0,
+            gc_grace: None,
+        });
+        tokio::spawn(hold(config, own, answerer, wakes, line));
+        tokio::spawn(async move { while woken.recv().await.is_some() {} });
+        let began = Instant::now();
+        for _ in 0..4 {
+            let connection = control.accept().await.unwrap().await.unwrap();
+            connection.close(CLOSE_FAULT.into(), b"go away");
+        }
+        // A slow machine takes longer; without growing pauses it would be three times the first.
+        assert!(began.elapsed() >= PAUSE_FIRST * (1 + 2 + 4), "dialled again after {:?}", began.elapsed());
     }
 }

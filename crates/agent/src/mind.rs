@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tombolo_api::stream::{Down, HEARTBEAT, Up};
 use tombolo_core::journal::{Action, Journal};
-use tombolo_core::sync::{Finish, Intent, Order, Outcome, Phase, Replicas, Report, TransferSeen};
+use tombolo_core::sync::{Finish, Intent, Observed, Order, Outcome, Phase, Replicas, Report, TransferSeen};
 use tombolo_core::{Epoch, Millis, Name, VersionId, WorkloadId};
 
 use crate::AgentError;
@@ -17,6 +17,7 @@ use crate::clock;
 use crate::config::io;
 use crate::fetch::Fetcher;
 use crate::host::HostDriver;
+use crate::journal::{self, JournalFile};
 use crate::lease;
 
 /// Wakes taken in before the journal is saved, once for all of them.
@@ -25,6 +26,8 @@ pub const WAKES_MAX: usize = 1024;
 /// How often the mind looks whether there is something to tell, and after how many looks it gives a sign of life.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const BEAT_AFTER: u64 = HEARTBEAT.0 / 500;
+/// Placements told of in one report, far below a frame's limit; the others come with the next ones.
+const OBSERVED_MAX: usize = 2_000;
 /// Times that a journal on a full disk is tried to be saved again, [`LOOK_EVERY`] apart: five minutes.
 const FULL_TRIES_MAX: u32 = 600;
 
@@ -42,6 +45,8 @@ pub enum Wake {
 
 pub struct Mind {
     journal: Journal,
+    /// Where the journal is saved.
+    file: Arc<Mutex<JournalFile>>,
     path: PathBuf,
     driver: Arc<HostDriver>,
     fetcher: Fetcher,
@@ -60,6 +65,8 @@ pub struct Mind {
     contact: u64,
     lease: PathBuf,
     dirty: BTreeSet<WorkloadId>,
+    /// The placement that was told last where there were too many for one report.
+    told_last: Option<WorkloadId>,
     replicas: Replicas,
     transfers: Vec<TransferSeen>,
 }
@@ -72,10 +79,11 @@ impl Mind {
         fetcher: Fetcher,
         wakes: mpsc::Sender<Wake>,
     ) -> Result<Mind, AgentError> {
-        let journal = read_journal(&path)?;
+        let (file, journal) = JournalFile::open(&path)?;
         let lease = lease::path(path.parent().unwrap_or(&path));
         Ok(Mind {
             journal,
+            file: Arc::new(Mutex::new(file)),
             path,
             driver,
             fetcher,
@@ -89,6 +97,7 @@ impl Mind {
             contact: lease::contact(&lease).unwrap_or(0),
             lease,
             dirty: BTreeSet::new(),
+            told_last: None,
             replicas: Replicas::default(),
             transfers: Vec::new(),
         })
@@ -123,26 +132,21 @@ impl Mind {
                 quiet = 0;
             }
             let mut actions = Vec::new();
-            let mut changed = false;
             for wake in batch {
-                changed |= self.take(wake, &mut actions).await;
+                self.take(wake, &mut actions).await;
             }
             if beat {
                 let silence = lease::since_boot().saturating_sub(self.contact);
-                let expired = self.journal.expire(Millis(silence));
-                changed |= !expired.is_empty();
-                actions.extend(expired);
+                actions.extend(self.journal.expire(Millis(silence)));
             }
-            if changed {
-                self.save().await?;
-            }
+            self.save().await?;
             self.act(actions);
             self.report(beat);
         }
     }
 
-    /// Takes in one wake; answers whether the journal changed.
-    async fn take(&mut self, wake: Wake, actions: &mut Vec<Action>) -> bool {
+    /// Takes in one wake.
+    async fn take(&mut self, wake: Wake, actions: &mut Vec<Action>) {
         match wake {
             Wake::LineUp(line) => {
                 self.line = Some(line);
@@ -154,16 +158,9 @@ impl Mind {
                 }
                 // The first report goes out at once, also where there is nothing to tell.
                 self.send();
-                false
             }
-            Wake::LineLost => {
-                self.line = None;
-                false
-            }
-            Wake::Revoked => {
-                actions.extend(self.journal.stop_all());
-                true
-            }
+            Wake::LineLost => self.line = None,
+            Wake::Revoked => actions.extend(self.journal.stop_all()),
             Wake::Down(down) => self.take_down(*down, actions),
             Wake::Seen(workload, epoch, phase) => {
                 if matches!(phase, Phase::Finished(_))
@@ -177,19 +174,17 @@ impl Mind {
                     self.dirty.insert(workload);
                 }
                 actions.extend(more);
-                changed
             }
             Wake::Fetched(seen) => {
                 match &mut self.replicas {
                     Replicas::New(versions) | Replicas::All(versions) => versions.push(seen.version),
                 }
                 self.transfers.push(seen);
-                false
             }
         }
     }
 
-    fn take_down(&mut self, down: Down, actions: &mut Vec<Action>) -> bool {
+    fn take_down(&mut self, down: Down, actions: &mut Vec<Action>) {
         if let Some(sent) = self.sent.get(&down.answers) {
             if *sent > self.contact {
                 self.contact = *sent;
@@ -205,23 +200,32 @@ impl Mind {
                 false => drop(self.without_secrets.insert((workload, epoch))),
             }
         }
-        let before = self.journal.clone();
         actions.extend(self.journal.desired(&down.desired, clock::now()));
         for assignment in &down.desired.assignments {
             self.dirty.insert(assignment.workload.clone());
         }
         let entries = &self.journal.entries;
         self.secrets.retain(|workload, _| entries.contains_key(workload));
-        self.journal != before
     }
 
-    async fn save(&self) -> Result<(), AgentError> {
-        let text = serde_json::to_vec(&self.journal).expect("plain data");
+    /// Makes durable what has changed; no action is done before.
+    async fn save(&mut self) -> Result<(), AgentError> {
+        let changed = self.journal.take_changed();
+        if changed.is_empty() {
+            return Ok(());
+        }
         let mut left = FULL_TRIES_MAX;
         loop {
-            let (path, text) = (self.path.clone(), text.clone());
-            let saved = tokio::task::spawn_blocking(move || tombolo_net::write_private(&path, &text)).await;
-            match saved.expect("writing a file does not panic") {
+            // On the way to the disk and back the journal is nobody else's, and nothing of it is copied.
+            let (journal, changed, file) = (std::mem::take(&mut self.journal), changed.clone(), self.file.clone());
+            let saving = tokio::task::spawn_blocking(move || {
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                let saved = file.save(&journal, &changed);
+                (journal, saved)
+            });
+            let (journal, saved) = saving.await.expect("writing a file does not panic");
+            self.journal = journal;
+            match saved {
                 Ok(()) => return Ok(()),
                 // A workload may have filled the disk, and its shim is about to make room again.
                 Err(error) if error.kind() == std::io::ErrorKind::StorageFull && left > 0 => left -= 1,
@@ -293,9 +297,14 @@ impl Mind {
         let Some(line) = &self.line else { return };
         let Ok(room) = line.try_reserve() else { return };
         let news = std::mem::take(&mut self.dirty);
-        let mut observed = self.journal.observed();
         // Ends are told with every report until they are settled, so that none depends on one message.
-        observed.retain(|seen| matches!(seen.phase, Phase::Finished(_)) || news.contains(&seen.workload));
+        let mut observed = self
+            .journal
+            .observed_where(|workload, entry| matches!(entry.phase, Phase::Finished(_)) || news.contains(workload));
+        if observed.len() > OBSERVED_MAX {
+            self.dirty.extend(leave_out(&mut observed, self.told_last.as_ref(), OBSERVED_MAX));
+            self.told_last = observed.last().map(|seen| seen.workload.clone());
+        }
         self.number += 1;
         self.sent.insert(self.number, lease::since_boot());
         let report = Report {
@@ -305,6 +314,14 @@ impl Mind {
         };
         room.send(Up { number: self.number, report, moving: self.fetcher.moving() });
     }
+}
+
+/// Keeps so many of `observed`, which is in order: those behind `last`, then from the first again, so that all have
+/// their turn. Answers which were left out.
+fn leave_out(observed: &mut Vec<Observed>, last: Option<&WorkloadId>, max: usize) -> Vec<WorkloadId> {
+    let told = observed.partition_point(|seen| last.is_some_and(|last| seen.workload <= *last));
+    observed.rotate_left(told);
+    observed.drain(max.min(observed.len())..).map(|seen| seen.workload).collect()
 }
 
 /// Brings what a placement needs and hands it to the driver.
@@ -364,20 +381,11 @@ impl Starter {
     }
 }
 
-fn read_journal(path: &Path) -> Result<Journal, AgentError> {
-    match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map_err(|error| AgentError::Malformed { path: path.to_owned(), why: error.to_string() }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Journal::default()),
-        Err(error) => Err(io(path, error)),
-    }
-}
-
 /// Versions that a placement of the journal still needs; garbage collection keeps them. A journal that can't be
 /// read is an error: collecting without it would take what runs.
 pub fn needed(path: &Path) -> Result<BTreeSet<VersionId>, AgentError> {
     let mut versions = BTreeSet::new();
-    for entry in read_journal(path)?.entries.into_values() {
+    for entry in journal::read(path)?.entries.into_values() {
         versions.extend(entry.order.iter().flat_map(Order::versions));
         if let Some((_, Intent::Run(next))) = &entry.next {
             versions.extend(next.versions());
@@ -395,9 +403,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_too_many_placements_each_is_told_in_its_turn() {
+        let id = |i: usize| format!("p-1/s{i}").parse::<WorkloadId>().unwrap();
+        let all = || -> Vec<Observed> {
+            (0..7).map(|i| Observed { workload: id(i), epoch: Epoch(1), phase: Phase::Preparing }).collect()
+        };
+        let (mut last, mut told) = (None, Vec::new());
+        for _ in 0..4 {
+            let mut observed = all();
+            let left_out = leave_out(&mut observed, last.as_ref(), 3);
+            assert_eq!((observed.len(), left_out.len()), (3, 4));
+            assert!(observed.iter().all(|seen| !left_out.contains(&seen.workload)));
+            last = observed.last().map(|seen| seen.workload.clone());
+            told.extend(observed.into_iter().map(|seen| seen.workload));
+        }
+        assert_eq!(told, [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4].map(id));
+    }
+
+    #[test]
     fn what_is_needed_is_not_guessed() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal.json");
+        let path = dir.path().join("journal");
         assert!(needed(&path).unwrap().is_empty(), "no journal: nothing was ever placed here");
         std::fs::write(&path, "{ half").unwrap();
         assert!(matches!(needed(&path), Err(AgentError::Malformed { .. })));

@@ -11,17 +11,18 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
+use futures_util::future::BoxFuture;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixDatagram;
 use tokio::process::Child;
 use tokio::sync::{Notify, mpsc};
-use tombolo_core::ids::{Epoch, Name, SiteId, WorkloadId};
+use tombolo_core::ids::{Epoch, Name, SiteId, VersionId, WorkloadId};
 use tombolo_core::journal::Found;
 use tombolo_core::sync::{Finish, Order, Outcome, Phase};
 
@@ -33,6 +34,9 @@ use crate::shim::{lost, process, remove_tree};
 
 /// What the driver tells of a placement.
 pub type Seen = (WorkloadId, Epoch, Phase);
+
+/// Has a version whole in the site's store again, for a placement whose shim has found it damaged.
+pub type Bring = Box<dyn Fn(VersionId, WorkloadId) -> BoxFuture<'static, Result<(), Outcome>> + Send + Sync>;
 
 /// How long a discarded placement's shim may take to end before its directory is removed anyway.
 const END_MAX: Duration = Duration::from_secs(10);
@@ -78,6 +82,7 @@ struct Inner {
     watched: Mutex<HashMap<PathBuf, Arc<Notify>>>,
     wake: Option<PathBuf>,
     discarded: std::sync::atomic::AtomicUsize,
+    bring: OnceLock<Bring>,
 }
 
 /// What starts this very program as a shim, also after its file was replaced by a newer one.
@@ -104,11 +109,17 @@ impl HostDriver {
             seen,
             watched: Mutex::default(),
             discarded: Default::default(),
+            bring: OnceLock::new(),
         });
         if let Some((_, socket)) = socket {
             tokio::spawn(pass_wakes_on(socket, Arc::downgrade(&inner)));
         }
         HostDriver { inner }
+    }
+
+    /// Says how to bring what turns out damaged; the first word counts. Without, such a placement can't be started.
+    pub fn bring_with(&self, bring: Bring) {
+        let _ = self.inner.bring.set(bring);
     }
 
     /// Starts a shim and watches it. Doing so twice is harmless: one of the shims gets the lock.
@@ -262,7 +273,8 @@ impl HostDriver {
         wake: Arc<Notify>,
         spawner: Option<watch::Spawner>,
     ) {
-        let watch = watch::Watch { driver: self.clone(), workload: workload.clone(), epoch, placement, wake, spawner };
+        let (driver, workload) = (self.clone(), workload.clone());
+        let watch = watch::Watch { driver, workload, epoch, placement, wake, spawner, brought: 0 };
         tokio::spawn(watch.run());
     }
 }

@@ -10,7 +10,7 @@ use tombolo_core::ids::{Epoch, WorkloadId};
 use tombolo_core::sync::{Outcome, Phase};
 
 use super::{HostDriver, end};
-use crate::shim::placement::{Event, Events, Placement};
+use crate::shim::placement::{Event, Events, Lack, Placement};
 use crate::shim::{lost, process};
 
 /// How often a watcher looks without being woken.
@@ -35,6 +35,8 @@ pub struct Watch {
     pub wake: Arc<Notify>,
     /// None for a shim that was found.
     pub spawner: Option<Spawner>,
+    /// How many times what the placement lacked was brought.
+    pub brought: usize,
 }
 
 impl Watch {
@@ -110,7 +112,8 @@ impl Watch {
         if self.tell_new(events).await? {
             return Ok(true);
         }
-        let outcome = match placement.progress()?.launched {
+        let mut progress = placement.progress()?;
+        let outcome = match progress.launched {
             Some(session) => {
                 let dir = placement.dir().to_owned();
                 let undead = tokio::task::spawn_blocking(move || process::kill_orphans(&session, &dir)).await;
@@ -119,11 +122,53 @@ impl Watch {
             None if placement.stop_was_asked() => Outcome::Stopped,
             None => {
                 drop(lock);
+                if progress.lacks.len() > self.brought
+                    && let Some(lack) = progress.lacks.pop()
+                {
+                    self.brought = progress.lacks.len() + 1;
+                    return self.bring_again(lack).await;
+                }
                 return self.start_again().await;
             }
         };
         end(&placement, &lock, outcome)?;
         self.tell_new(events).await
+    }
+
+    /// For a shim that has ended because the store lacks something: the next one finds it there.
+    async fn bring_again(&mut self, lack: Lack) -> io::Result<bool> {
+        let Some(bring) = self.driver.inner.bring.get() else {
+            let why = format!("{}, and nothing was said of how to bring it again", lack.why);
+            return self.end_unless_held(Outcome::Unprepared { why });
+        };
+        tracing::warn!(dir = %self.placement.dir().display(), lack = lack.why, "brought again");
+        let brought = tokio::select! {
+            brought = bring(lack.version, self.workload.clone()) => brought,
+            // The next shim finds the mark.
+            () = self.stop_asked() => Ok(()),
+        };
+        match (brought, &mut self.spawner) {
+            (Ok(()), Some(spawner)) => {
+                spawner.child = super::spawn(&self.driver.inner.shim_command, &self.placement, &spawner.secrets)?;
+                Ok(false)
+            }
+            // Whoever started the last one had the secrets.
+            (Ok(()), None) => self.start_again().await,
+            (Err(Outcome::Unprepared { why }), _) => self.end_unless_held(Outcome::Unprepared {
+                why: format!(
+                    "{}, and it can't be brought again: {why}\nhint: add the data again where its files are (tombolo \
+                     data add), or run the stage that made it again (--force)",
+                    lack.why
+                ),
+            }),
+            (Err(outcome), _) => self.end_unless_held(outcome),
+        }
+    }
+
+    async fn stop_asked(&self) {
+        while !self.placement.stop_was_asked() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// For a shim that has ended without launching anything, as when it was killed or its program is broken.
@@ -135,16 +180,21 @@ impl Watch {
             spawner.child = super::spawn(&self.driver.inner.shim_command, &self.placement, &spawner.secrets)?;
             return Ok(false);
         }
-        // Between the two somebody else may have taken the lock; then it is theirs to end.
-        let Some(lock) = self.placement.try_lock()? else {
-            self.spawner = None;
-            return Ok(false);
-        };
         let outcome = match self.spawner {
             Some(_) => {
                 Outcome::Unprepared { why: format!("its shim ends before it starts the command{}", self.quote()) }
             }
             None => Outcome::Lost { why: "its shim ended before it started the command".to_owned() },
+        };
+        self.end_unless_held(outcome)
+    }
+
+    /// Writes the end, which is told with the next look.
+    fn end_unless_held(&mut self, outcome: Outcome) -> io::Result<bool> {
+        // Somebody else may have taken the lock meanwhile; then it is theirs to end.
+        let Some(lock) = self.placement.try_lock()? else {
+            self.spawner = None;
+            return Ok(false);
         };
         end(&self.placement, &lock, outcome)?;
         Ok(false)

@@ -15,13 +15,13 @@ use std::io::Read;
 use std::path::{Component, Path};
 
 use tombolo_core::ids::{Name, VersionId};
-use tombolo_core::spec::{Gate, Job};
+use tombolo_core::spec::{Command, Gate, Job};
 use tombolo_core::sync::{Finish, Made, Outcome};
 use tombolo_data::{AddOptions, DataError};
 
 use super::prepare::{self, Prepared};
 use super::run::{Cause, End, Ran};
-use super::{Shim, files};
+use super::{Shim, files, inspect};
 use crate::clock::now;
 
 /// EX_TEMPFAIL of sysexits(3): 'checkpointed, resume me'.
@@ -42,8 +42,12 @@ pub fn commit(shim: &Shim, prepared: &Prepared, ran: Ran) -> Finish {
             None => Outcome::Failed { code: 0 },
         },
     };
-    if !finish.outcome.is_success() {
+    // The next import of such a source goes on from what this one leaves.
+    let incremental = matches!(&shim.order.order.spec.command, Command::Import(source) if source.is_incremental());
+    if incremental || !finish.outcome.is_success() {
         finish.state = save_state(shim, prepared, &mut finish.outcome);
+    }
+    if !finish.outcome.is_success() {
         shim.log.say(&finish.outcome.to_string());
     }
     finish.at = now();
@@ -86,10 +90,14 @@ fn commit_job(shim: &Shim, prepared: &Prepared, job: &Job, ran: &Ran, finish: &m
             Err(Outcome::GateFailed { metric: gate.metric.clone(), value, bound: gate.bound })
         }
     });
-    match good.and_then(|()| add_outputs(&outputs, prepared, job)) {
+    match good.and_then(|()| add_outputs(shim, prepared, job)) {
         Ok(made) => {
+            let unexpected = Outcome::unexpected(job, &made);
+            if unexpected.is_some() && asked {
+                return Outcome::Stopped;
+            }
             finish.outputs = made;
-            Outcome::Succeeded
+            unexpected.unwrap_or(Outcome::Succeeded)
         }
         Err(Outcome::BadOutputs { .. }) if asked => Outcome::Stopped,
         Err(outcome) => outcome,
@@ -116,12 +124,18 @@ fn check_outputs(outputs: &Path, job: &Job) -> Result<(), Outcome> {
     Ok(())
 }
 
-fn add_outputs(outputs: &Path, prepared: &Prepared, job: &Job) -> Result<BTreeMap<Name, Made>, Outcome> {
+fn add_outputs(shim: &Shim, prepared: &Prepared, job: &Job) -> Result<BTreeMap<Name, Made>, Outcome> {
     let mut made = BTreeMap::new();
     for name in &job.outputs {
-        let added = prepared.store.add_tree(outputs.join(name.as_str()), &AddOptions::default());
+        let dir = shim.placement.outputs_dir().join(name.as_str());
+        let added = prepared.store.add_tree(&dir, &AddOptions::default());
         let added = added.map_err(|error| not_added(&format!("the output {name}"), error))?;
-        made.insert(name.clone(), files::made(added));
+        let facts = inspect::output(&shim.log, name, &dir, job.expect.get(name));
+        let sketch = prepared.store.sketch(added.version);
+        if let Err(error) = &sketch {
+            shim.log.say(&format!("warning: the output {name} can't be compared with other versions: {error}"));
+        }
+        made.insert(name.clone(), Made { facts, sketch: sketch.ok(), ..files::made(added) });
     }
     Ok(made)
 }
@@ -147,7 +161,7 @@ fn save_state(shim: &Shim, prepared: &Prepared, outcome: &mut Outcome) -> Option
         }
         Err(error) => {
             shim.log.say(&format!("warning: the state directory can't be kept: {error}"));
-            if *outcome == Outcome::Checkpointed {
+            if matches!(outcome, Outcome::Checkpointed | Outcome::Succeeded) {
                 *outcome = not_added("the state directory", error);
             }
             None

@@ -31,7 +31,7 @@ pub fn is_no_space(error: &io::Error) -> bool {
 }
 
 pub fn made(added: tombolo_data::Added) -> Made {
-    Made { version: added.version, bytes: added.bytes, files: added.files }
+    Made { version: added.version, bytes: added.bytes, files: added.files, facts: Default::default(), sketch: None }
 }
 
 /// Whether there is no file in the tree, however many directories.

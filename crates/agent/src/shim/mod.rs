@@ -6,6 +6,9 @@
 
 mod commit;
 mod files;
+mod import;
+mod inner;
+mod inspect;
 pub mod placement;
 mod prepare;
 pub mod process;
@@ -30,7 +33,8 @@ pub use files::remove_tree;
 
 use crate::clock::now;
 use crate::logs::{LogWriter, Redactor};
-use placement::{Durable, Event, Lock, Placement, Session, ShimOrder};
+use placement::{Durable, Event, Lack, Lock, Placement, Session, ShimOrder};
+use prepare::Unprepared;
 
 /// How long a shim waits for the lock: somebody may be looking whether it is held, which takes microseconds.
 const LOCK_WAIT: Duration = Duration::from_millis(50);
@@ -61,6 +65,8 @@ enum Stage {
     Ending,
 }
 
+/// How often what a placement lacks is brought again; a disk that damages more than that is broken.
+const LACKS_MAX: usize = 5;
 /// With less room than this a disk counts as full, in bytes.
 const FULL_BELOW_BYTES: u64 = 64 << 10;
 
@@ -116,8 +122,18 @@ fn enter(dir: &Path) -> io::Result<()> {
         return shim.finish(Finish::without_running(Outcome::Stopped, now()));
     }
     let session = Session { shim_pid: pid, shim_start: start, boot_id: process::boot_id(), cgroups: Vec::new() };
-    let finish = shim.work(session);
-    shim.finish(finish)
+    match shim.work(session) {
+        Ok(finish) => shim.finish(finish),
+        Err(lack) if progress.lacks.len() < LACKS_MAX => shim.lacks(lack),
+        Err(lack) => {
+            let why = format!(
+                "{}; what it lacked was brought {LACKS_MAX} times before\nhint: look after the disk of {}",
+                lack.why,
+                shim.order.store_dir.display()
+            );
+            shim.finish(Finish::without_running(Outcome::Unprepared { why }, now()))
+        }
+    }
 }
 
 /// Whether a command could hardly have written anything more there.
@@ -163,27 +179,40 @@ fn read_secrets(stdin: impl Read, order: &ShimOrder) -> io::Result<Option<BTreeM
 }
 
 impl Shim {
-    /// Everything between the lock and the end.
-    fn work(self: &Arc<Shim>, session: Session) -> Finish {
+    /// Everything between the lock and the end. Where the store lacks something nothing was launched.
+    fn work(self: &Arc<Shim>, session: Session) -> Result<Finish, Lack> {
         let missing = self.order.order.spec.secrets.iter().find(|name| !self.secrets.contains_key(*name));
         if let Some(name) = missing {
             let why = format!("the secret {name} was not given\nhint: tombolo secret set {name}");
-            return Finish::without_running(Outcome::Unprepared { why }, now());
+            return Ok(Finish::without_running(Outcome::Unprepared { why }, now()));
         }
         if let Some(image) = &self.order.order.spec.image {
             let why = format!("a host site runs no containers, and the image {image} is asked for\nhint: use `python`");
-            return Finish::without_running(Outcome::Unprepared { why }, now());
+            return Ok(Finish::without_running(Outcome::Unprepared { why }, now()));
         }
-        let ran = prepare::prepare(self).and_then(|prepared| {
+        let prepared = match prepare::prepare(self) {
+            Err(Unprepared::Lacks(lack)) => return Err(lack),
+            Err(Unprepared::For(outcome)) => Err(outcome),
+            Ok(prepared) => Ok(prepared),
+        };
+        let ran = prepared.and_then(|prepared| {
             run::run(self, &prepared, session).map(|ran| {
                 *self.stage() = Stage::Ending;
                 commit::commit(self, &prepared, ran)
             })
         });
-        ran.unwrap_or_else(|outcome| {
+        Ok(ran.unwrap_or_else(|outcome| {
             self.log.say(&outcome.to_string());
             Finish::without_running(outcome, now())
-        })
+        }))
+    }
+
+    /// Tells what has to be brought before the command can start; the driver starts another shim then.
+    fn lacks(&self, lack: Lack) -> io::Result<()> {
+        self.log.say(&format!("{}; it is brought again", lack.why));
+        // A stop that comes now finds nothing to do, and the next shim finds its mark.
+        let _stage = self.stage();
+        self.append(&Event::Lacks(lack), Durable::No)
     }
 
     /// Writes down how it ended, then removes what only the command needed.

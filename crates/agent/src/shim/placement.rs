@@ -17,7 +17,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tombolo_core::ids::{Epoch, RunId, SiteId, WorkloadId};
+use tombolo_core::ids::{Epoch, RunId, SiteId, VersionId, WorkloadId};
 use tombolo_core::sync::{Finish, Order, Phase};
 use tombolo_core::time::Timestamp;
 
@@ -25,7 +25,7 @@ use crate::logs::LogLimits;
 
 /// Longest order file that is read, in bytes.
 const ORDER_BYTES_MAX: u64 = 16 << 20;
-/// Longest events file that is read, in bytes; a shim writes four events.
+/// Longest events file that is read, in bytes; a shim writes four events, and a few for what it lacks.
 const EVENTS_BYTES_MAX: u64 = 4 << 20;
 
 /// Everything a shim is told, but for the secrets.
@@ -61,6 +61,8 @@ pub struct ShimOrder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// A version is not whole in the site's store. The shim ends, and is started again once it was brought.
+    Lacks(Lack),
     /// Durable before the command is executed: from here on it may have run.
     Launched {
         at: Timestamp,
@@ -80,6 +82,14 @@ pub enum Event {
     },
 }
 
+/// What a shim can't bring from the site's store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lack {
+    pub version: VersionId,
+    /// Of what, which file, which chunk.
+    pub why: String,
+}
+
 /// By what the processes of a command are recognised after their shim has died.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
@@ -96,6 +106,7 @@ pub struct Session {
 /// What stands in `events`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Progress {
+    pub lacks: Vec<Lack>,
     pub launched: Option<Session>,
     pub running: Option<(Timestamp, i32)>,
     pub ready: Option<String>,
@@ -105,6 +116,7 @@ pub struct Progress {
 impl Progress {
     pub fn add(&mut self, event: Event) {
         match event {
+            Event::Lacks(lack) => self.lacks.push(lack),
             Event::Launched { session, .. } => self.launched = Some(session),
             Event::Running { at, pid } => self.running = Some((at, pid)),
             Event::Ready { address, .. } => self.ready = Some(address),
@@ -120,7 +132,7 @@ impl Event {
     /// What the agent's journal hears of it.
     pub fn phase(&self) -> Option<Phase> {
         match self {
-            Event::Launched { .. } => None,
+            Event::Lacks(_) | Event::Launched { .. } => None,
             Event::Running { at, .. } => Some(Phase::Running { since: *at }),
             Event::Ready { at, address } => Some(Phase::Ready { since: *at, address: address.clone() }),
             Event::Finished { finish } => Some(Phase::Finished(finish.clone())),

@@ -10,10 +10,11 @@ use tombolo_core::ids::{Epoch, VersionId};
 use tombolo_core::resources::bytes;
 use tombolo_core::sync::Outcome;
 use tombolo_core::time::Millis;
-use tombolo_data::{MaterializeOptions, Store, StoreOptions};
+use tombolo_data::{DataError, MaterializeOptions, Store, StoreOptions, Summary};
 
 use super::Shim;
 use super::files::{self, is_no_space, unprepared, unprepared_io};
+use super::placement::Lack;
 use crate::python::{self, PythonError};
 
 /// What the command finds.
@@ -23,7 +24,20 @@ pub struct Prepared {
     pub venv: Option<PathBuf>,
 }
 
-pub fn prepare(shim: &Shim) -> Result<Prepared, Outcome> {
+/// Why the command can't be started.
+pub enum Unprepared {
+    For(Outcome),
+    /// Not yet: something has to be brought to the site's store first.
+    Lacks(Lack),
+}
+
+impl From<Outcome> for Unprepared {
+    fn from(outcome: Outcome) -> Unprepared {
+        Unprepared::For(outcome)
+    }
+}
+
+pub fn prepare(shim: &Shim) -> Result<Prepared, Unprepared> {
     let began = Instant::now();
     let options = StoreOptions { create: false, ..StoreOptions::default() };
     let store = Store::open(&shim.order.store_dir, options).map_err(unprepared("can't open the site's store"))?;
@@ -54,14 +68,13 @@ fn no_python(error: PythonError) -> Outcome {
 }
 
 /// Answers how many bytes of inputs there are.
-fn bring_code_and_inputs(shim: &Shim, store: &Store) -> Result<u64, Outcome> {
-    let options = MaterializeOptions::default();
+fn bring_code_and_inputs(shim: &Shim, store: &Store) -> Result<u64, Unprepared> {
     let (code, inputs, outputs) =
         (shim.placement.code_dir(), shim.placement.inputs_dir(), shim.placement.outputs_dir());
     // Left by a shim that was killed before it launched anything.
     files::remove_tree(&code).map_err(unprepared_io("can't clear the working directory"))?;
     let order = &shim.order.order;
-    store.materialize(order.code, &code, &options).map_err(unprepared("can't bring the code"))?;
+    bring(store, order.code, &code, "the code")?;
     for dir in [&inputs, &outputs] {
         // What the project has under these names in its code would be taken for data.
         files::remove_tree(dir).map_err(unprepared_io("can't clear the working directory"))?;
@@ -70,9 +83,7 @@ fn bring_code_and_inputs(shim: &Shim, store: &Store) -> Result<u64, Outcome> {
     let mut brought = 0;
     for (name, version) in &order.inputs {
         let dir = inputs.join(name.as_str());
-        let summary = store
-            .materialize(*version, &dir, &options)
-            .map_err(unprepared(&format!("can't bring the input {name}")))?;
+        let summary = bring(store, *version, &dir, &format!("the input {name}"))?;
         files::make_read_only(&dir).map_err(unprepared_io("can't protect the inputs"))?;
         brought += summary.bytes;
     }
@@ -80,6 +91,38 @@ fn bring_code_and_inputs(shim: &Shim, store: &Store) -> Result<u64, Outcome> {
         fs::create_dir(outputs.join(name.as_str())).map_err(unprepared_io("can't make the output directories"))?;
     }
     Ok(brought)
+}
+
+/// Writes a version's tree to where the command finds it.
+fn bring(store: &Store, version: VersionId, to: &Path, what: &str) -> Result<Summary, Unprepared> {
+    store
+        .materialize(version, to, &MaterializeOptions::default())
+        .map_err(|error| not_brought(store, version, what, error))
+}
+
+/// What is damaged in the store is set aside, so that what is whole of it elsewhere can take its place.
+fn not_brought(store: &Store, version: VersionId, what: &str, error: DataError) -> Unprepared {
+    let why = format!("can't bring {what}");
+    let (pack, chunk) = match &error {
+        DataError::CorruptChunk { chunk, pack, .. } => (Some(pack), Some(*chunk)),
+        DataError::CorruptPack { pack, .. } => (Some(pack), None),
+        DataError::NoChunk { chunk } => (None, Some(*chunk)),
+        DataError::NoVersion { .. } | DataError::CorruptManifest { .. } => (None, None),
+        _ => return unprepared(&why)(error).into(),
+    };
+    let file = chunk.and_then(|chunk| {
+        let manifest = store.manifest(version).ok()?;
+        let entry = manifest.entries().iter().find(|entry| entry.chunks().iter().any(|held| held.digest == chunk))?;
+        Some(format!(", file {:?}", entry.path))
+    });
+    if let Some(Err(error)) = pack.map(|pack| store.check_pack(pack)) {
+        return unprepared(&format!("{why}, and what is damaged can't be set aside"))(error).into();
+    }
+    let file = file.unwrap_or_default();
+    Unprepared::Lacks(Lack {
+        version,
+        why: format!("{what} (version {}{file}) is not whole here: {error}", version.short()),
+    })
 }
 
 /// Which placement used a state directory last, and what of it is in the store; `<state dir>.json`.
@@ -107,27 +150,26 @@ fn state_step(found: Option<&StateNote>, ordered: Option<VersionId>, epoch: Epoc
     }
 }
 
-fn prepare_state(shim: &Shim, store: &Store) -> Result<(), Outcome> {
+fn prepare_state(shim: &Shim, store: &Store) -> Result<(), Unprepared> {
     let dir = &shim.order.state_dir;
     let failed = unprepared_io("can't make the state directory");
     let has_any = match files::is_empty(dir) {
         Ok(empty) => !empty,
         Err(error) if error.kind() == ErrorKind::NotFound => false,
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(failed(error).into()),
     };
     let note = read_note(dir).filter(|_| has_any);
     if let StateStep::Replace(version) = state_step(note.as_ref(), shim.order.order.state, shim.order.epoch) {
         // Beside it first, so that a kill leaves the one or the other whole.
         let new = dir.with_extension("new");
         files::remove_tree(&new).map_err(&failed)?;
-        let options = MaterializeOptions::default();
-        store.materialize(version, &new, &options).map_err(unprepared("can't bring the state"))?;
+        bring(store, version, &new, "the state")?;
         files::remove_tree(dir).map_err(&failed)?;
         fs::rename(&new, dir).map_err(&failed)?;
         shim.log.say(&format!("goes on from the state {}", version.short()));
     }
     fs::create_dir_all(dir).map_err(&failed)?;
-    write_note(dir, &StateNote { epoch: shim.order.epoch, version: None }).map_err(failed)
+    Ok(write_note(dir, &StateNote { epoch: shim.order.epoch, version: None }).map_err(failed)?)
 }
 
 /// Remembers that what is in the directory is in the store.

@@ -21,7 +21,7 @@ use tombolo_core::time::Millis;
 
 use super::placement::{Durable, Event, Session, ShimOrder};
 use super::prepare::Prepared;
-use super::{Shim, Stage, Wake, files, process, ready, sql};
+use super::{Shim, Stage, Wake, files, import, process, ready, sql};
 use crate::cgroup::{self, Group};
 use crate::clock::now;
 use crate::lease;
@@ -108,8 +108,8 @@ pub fn run(shim: &Arc<Shim>, prepared: &Prepared, mut session: Session) -> Resul
     let name = format!("{}.{}.{}-{}", shim.order.workload.run, shim.order.workload.name, shim.order.epoch, &place[..8]);
     let (group, warnings) = match &spec.command {
         Command::Run(_) => Group::create(&name, &spec.resources),
-        // A query runs in this process, which limits itself.
-        Command::Sql(_) => Default::default(),
+        // These run in this process, and limit themselves.
+        Command::Sql(_) | Command::Import(_) => Default::default(),
     };
     warnings.iter().for_each(|warning| shim.log.say(&format!("warning: {warning}")));
     session.cgroups = group.dirs();
@@ -134,6 +134,7 @@ pub fn run(shim: &Arc<Shim>, prepared: &Prepared, mut session: Session) -> Resul
             running.run(command, environment, wakes)
         }
         Command::Sql(query) => sql::run(shim, query, &woken, began),
+        Command::Import(source) => import::run(shim, source, &woken, began),
     };
     ran.took = Millis(began.elapsed().as_millis() as u64);
     cgroup::remove_all(&session.cgroups);

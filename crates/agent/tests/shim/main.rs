@@ -1,6 +1,8 @@
 //! The driver and the shim with real processes. This program is its own shim: the driver starts it again with
 //! [`shim_entry`] as the only test.
 
+mod damage;
+mod expect;
 mod faults;
 mod jobs;
 mod services;
