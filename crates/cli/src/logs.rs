@@ -1,14 +1,17 @@
 //! `tombolo logs`: what stages and services printed, from the sites where they ran.
 
+mod here;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
 use tombolo_api::client::{Client, ClientError};
 use tombolo_api::project::duration;
-use tombolo_api::stream::LogLine;
+use tombolo_api::stream::{LogLine, LogQuery};
 use tombolo_api::wire::RunView;
-use tombolo_core::{Millis, Name, RunId, WorkloadId};
+use tombolo_core::{Millis, Name, RunId, Timestamp, WorkloadId};
 
 use crate::failure::Failure;
 use crate::names::{self, Target};
@@ -26,7 +29,11 @@ Examples:
   tombolo logs flights-7/train --tail 20
   tombolo logs -f flights-7         everything, as it is written, until the run has ended
   tombolo logs predict -f --since 10m
-  tombolo logs train --epoch 1      an earlier attempt";
+  tombolo logs train --epoch 1      an earlier attempt
+  tombolo logs flights-7/train --site-dir /var/lib/tombolo/onprem     on the site's own machine
+
+A log is read through the control plane, which keeps none of it. Where a dataset says `logs: stay`, the logs of what
+reads it can only be read at their site, with --site-dir.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -46,6 +53,9 @@ pub struct Logs {
     /// An earlier attempt, by its number
     #[arg(long, value_name = "NUMBER")]
     epoch: Option<u64>,
+    /// Read it from the directory of the site's agent, on its machine, without asking the control plane
+    #[arg(long, value_name = "DIR")]
+    site_dir: Option<PathBuf>,
 }
 
 pub fn span(text: &str) -> Result<Millis, String> {
@@ -53,6 +63,9 @@ pub fn span(text: &str) -> Result<Millis, String> {
 }
 
 pub async fn run(global: &Global, args: Logs) -> Result<(), Failure> {
+    if args.site_dir.is_some() {
+        return from_site(global, args).await;
+    }
     let session = Session::open(global)?;
     let target = match &args.what {
         Some(text) => names::target(&session, text).await?,
@@ -75,6 +88,27 @@ pub async fn run(global: &Global, args: Logs) -> Result<(), Failure> {
     }
 }
 
+async fn from_site(global: &Global, args: Logs) -> Result<(), Failure> {
+    let site_dir = args.site_dir.unwrap_or_default();
+    let workload = args.what.as_deref().and_then(|what| what.parse::<WorkloadId>().ok());
+    let Some(workload) = workload else {
+        return Err(Failure::usage("which stage?")
+            .because("a site's directory knows no newest run")
+            .hint("name it whole: tombolo logs <run>/<stage> --site-dir <dir>; `tombolo ps` shows both"));
+    };
+    let since = args.since.map(|span| Timestamp((render::now() - span).0));
+    let query = LogQuery { since, tail: args.tail, follow: args.follow };
+    let printer = Printer { bar: None, prefix: None, aside: false };
+    let each = |line: &LogLine| match global.output {
+        Output::Text => printer.line(&workload, line),
+        Output::Json => json_line(&workload, line),
+    };
+    tokio::select! {
+        done = here::read(&site_dir, &workload, args.epoch, query, each) => done,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    }
+}
+
 async fn one(session: &Session, workload: &WorkloadId, request: &LogRequest) -> Result<(), Failure> {
     if session.output == Output::Json {
         return json_lines(&session.client, workload, request).await;
@@ -92,22 +126,31 @@ async fn whole(session: &Session, run: &RunId, request: &LogRequest) -> Result<(
     let width = view.workloads.iter().map(|workload| workload.name.len()).max().unwrap_or(0);
     let printer = Printer { bar: None, prefix: Some(width), aside: false };
     let mut followed = Vec::new();
+    let mut done = Ok(());
     for stage in view.workloads.iter().filter(|stage| stage.epoch > 0) {
         let name = Name::new(stage.name.as_str()).map_err(|fault| Failure::system(fault.to_string()))?;
         let workload = WorkloadId::new(run.clone(), name);
         if session.output == Output::Json {
-            json_lines(&session.client, &workload, request).await?;
+            done = after(done, json_lines(&session.client, &workload, request).await);
         } else if request.follow {
             followed.push(workload);
         } else {
-            print(&session.client, &workload, request, &printer).await?;
+            done = after(done, print(&session.client, &workload, request, &printer).await);
         }
     }
     let all = followed.iter().map(|workload| print(&session.client, workload, request, &printer));
     tokio::select! {
-        done = futures_util::future::try_join_all(all) => done.map(drop),
+        all = futures_util::future::join_all(all) => all.into_iter().fold(done, after),
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
+}
+
+/// A log that can't be read hides no other: what was wrong before is told now, and what is wrong last at the end.
+fn after(before: Result<(), Failure>, now: Result<(), Failure>) -> Result<(), Failure> {
+    if let (Err(failure), Err(_)) = (&before, &now) {
+        eprint!("{failure}");
+    }
+    now.and(before)
 }
 
 #[derive(Debug, Clone, Default)]
@@ -193,13 +236,14 @@ pub async fn print(
 }
 
 async fn json_lines(client: &Client, workload: &WorkloadId, request: &LogRequest) -> Result<(), Failure> {
-    read(client, workload, request, |line| {
-        let object = serde_json::json!({
-            "workload": workload, "at": line.at, "stream": line.stream, "text": line.text
-        });
-        render::text(&format!("{object}\n"));
-    })
-    .await
+    read(client, workload, request, |line| json_line(workload, line)).await
+}
+
+fn json_line(workload: &WorkloadId, line: &LogLine) {
+    let object = serde_json::json!({
+        "workload": workload, "at": line.at, "stream": line.stream, "text": line.text
+    });
+    render::text(&format!("{object}\n"));
 }
 
 async fn read(

@@ -8,6 +8,7 @@ mod demo;
 mod events;
 mod failure;
 mod home;
+mod inspect;
 mod logs;
 mod names;
 mod openapi;

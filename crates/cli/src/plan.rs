@@ -166,7 +166,12 @@ fn terms(outcome: &Outcome) -> String {
             from.dedup();
             let price =
                 if egress_price > 0.0 { format!(" (egress {})", render::money(egress_price)) } else { String::new() };
-            format!("moves {} from {} in {transfer}{price}", bytes(transfer_bytes), from.join(", "))
+            let whole = outcome.transfers.iter().map(|transfer| transfer.whole_bytes.max(transfer.bytes));
+            let part = match whole.fold(0, u64::saturating_add) {
+                whole if whole > transfer_bytes => format!(" of {} (the rest is there)", bytes(whole)),
+                _ => String::new(),
+            };
+            format!("moves {}{part} from {} in {transfer}{price}", bytes(transfer_bytes), from.join(", "))
         }
     });
     if compute_price > 0.0 {
@@ -227,6 +232,7 @@ mod tests {
             from: site("onprem"),
             to: site("cloud"),
             bytes: 12 << 20,
+            whole_bytes: 0,
             time: Millis(1200),
             egress_price: 0.0012,
         };

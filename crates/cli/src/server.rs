@@ -13,6 +13,7 @@ const EXAMPLES: &str = "\
 Examples:
   tombolo server                    on this machine alone, with its data in ~/.tombolo/server
   tombolo server --listen 0.0.0.0:7070 --agent-listen 0.0.0.0:7071
+  tombolo server --relay-listen 0.0.0.0:7072 --relay-url https://relay.example.org     behind NAT or a proxy
 
 The first start makes an admin token in <dir>/admin.token, which only its owner can read. Other commands on this
 machine find it by themselves.";
@@ -32,6 +33,9 @@ pub struct Server {
     /// A relay for agents that UDP can't reach, over HTTP
     #[arg(long, value_name = "ADDRESS")]
     relay_listen: Option<SocketAddr>,
+    /// Where agents reach the relay, if not at the address where it listens
+    #[arg(long, value_name = "URL", requires = "relay_listen")]
+    relay_url: Option<String>,
 }
 
 pub async fn run(args: Server) -> Result<(), Failure> {
@@ -41,6 +45,7 @@ pub async fn run(args: Server) -> Result<(), Failure> {
         listen: args.listen,
         agent_listen: args.agent_listen,
         relay_listen: args.relay_listen,
+        relay_url: args.relay_url,
     };
     let served = serve(options, |ready| {
         let address = format!("http://{}", reachable(ready.address));

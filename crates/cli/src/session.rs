@@ -106,9 +106,10 @@ impl Session {
     pub async fn up_to<T: DeserializeOwned>(&self, path: &str, count: usize) -> Result<Vec<T>, Failure> {
         let mut items = Vec::new();
         let mut after = String::new();
+        let joint = if path.contains('?') { '&' } else { '?' };
         for _ in 0..PAGES_MAX {
             let limit = count.clamp(1, PAGE_ITEMS);
-            let page: Page<T> = self.client.get(&format!("{path}?limit={limit}{after}")).await?;
+            let page: Page<T> = self.client.get(&format!("{path}{joint}limit={limit}{after}")).await?;
             items.extend(page.items);
             match page.next {
                 Some(next) if items.len() < count => after = format!("&after={}", encode(&next)),

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use indicatif::ProgressBar;
 use tombolo_api::wire::{NewVersion, SiteView, VersionInfo};
+use tombolo_core::expect::Facts;
 use tombolo_core::residency::Term;
+use tombolo_core::sketch::Sketch;
 use tombolo_core::{Name, Residency, SiteId};
 use tombolo_data::{AddOptions, Added, Hold, Store, StoreOptions};
 
@@ -81,6 +83,9 @@ pub async fn open(site: &LocalSite) -> Result<Store, Failure> {
 pub struct Stored {
     pub added: Added,
     pub site: SiteId,
+    /// Of data: what was found in it.
+    pub facts: Facts,
+    sketch: Sketch,
     _hold: Hold,
 }
 
@@ -93,13 +98,14 @@ pub async fn add(site: &LocalSite, what: &str, path: &Path, ignore: Vec<String>)
     let done = blocking(move || {
         let added = store.add_tree(path, &options)?;
         let hold = store.hold(added.version)?;
-        Ok((added, hold))
+        let sketch = store.sketch(added.version)?;
+        Ok((added, sketch, hold))
     });
     let done = done.await;
     bar.finish_and_clear();
-    let (added, _hold) = done
+    let (added, sketch, _hold) = done
         .map_err(|failure: Failure| Failure { what: format!("{what} can't be added: {}", failure.what), ..failure })?;
-    Ok(Stored { added, site: site.name.clone(), _hold })
+    Ok(Stored { added, site: site.name.clone(), facts: Facts::default(), sketch, _hold })
 }
 
 /// Tells the control plane of what a site's store has.
@@ -116,6 +122,8 @@ pub async fn announce(
         site: stored.site.clone(),
         dataset: dataset.cloned(),
         residency: residency.clone(),
+        facts: stored.facts.clone(),
+        sketch: Some(stored.sketch.clone()),
     };
     Ok(session.create("/v1/versions", &body).await?)
 }

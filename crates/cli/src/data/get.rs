@@ -20,15 +20,16 @@ Examples:
   tombolo data get raw ./raw
   tombolo data get raw@3f2a ./raw-before
   tombolo data get model ./model --site onprem
+  tombolo data get flights/model@7 ./model         what run 7 of the project flights has made
 
 Where no site on this machine has the bytes, they are brought to one that may have them first.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Get {
-    /// A dataset, and a version by its first digits
+    /// A dataset, and a version by its first digits; or an output, and a run
     #[arg(value_name = "NAME[@VERSION]")]
-    dataset: Reference,
+    name: Reference,
     /// A directory that does not exist or is empty
     dest: PathBuf,
     /// The site on this machine to take it from
@@ -37,7 +38,10 @@ pub struct Get {
 }
 
 pub async fn run(session: &Session, args: Get) -> Result<(), Failure> {
-    let info = find(session, &args.dataset).await?;
+    let info = find(session, &args.name).await?;
+    if let Some(checked) = info.facts.checked.as_ref().filter(|checked| checked.failed()) {
+        eprintln!("warning: {} failed its expectations: {checked}", args.name);
+    }
     let nearest = Nearest::find(session).await?;
     let local: Vec<&LocalSite> = nearest
         .sites()
@@ -54,19 +58,19 @@ pub async fn run(session: &Session, args: Get) -> Result<(), Failure> {
         None => bring(session, &info, &local).await?,
     };
     let store = upload::open(site).await?;
-    let bar = progress::bytes(args.dataset.name.as_str());
+    let bar = progress::bytes(args.name.name.as_str());
     let options = MaterializeOptions { progress: Some(upload::show(&bar)), ..MaterializeOptions::default() };
     let (version, dest) = (info.version, args.dest.clone());
     let done = upload::blocking(move || store.materialize(version, dest, &options)).await;
     bar.finish_and_clear();
     done?;
     let size = render::bytes(info.bytes);
-    eprintln!("{}@{}: {size} from {} into {}", args.dataset.name, version.short(), site.name, args.dest.display());
+    eprintln!("{}@{}: {size} from {} into {}", args.name, version.short(), site.name, args.dest.display());
     Ok(())
 }
 
 /// A site on this machine whose store has the version whole.
-async fn holder<'s>(info: &VersionInfo, local: &[&'s LocalSite]) -> Result<Option<&'s LocalSite>, Failure> {
+pub(super) async fn holder<'s>(info: &VersionInfo, local: &[&'s LocalSite]) -> Result<Option<&'s LocalSite>, Failure> {
     for site in local {
         let store = upload::open(site).await?;
         let version = info.version;
@@ -78,7 +82,11 @@ async fn holder<'s>(info: &VersionInfo, local: &[&'s LocalSite]) -> Result<Optio
 }
 
 /// Has the version brought to the first site on this machine that may have it; the control plane knows the rules.
-async fn bring<'s>(session: &Session, info: &VersionInfo, local: &[&'s LocalSite]) -> Result<&'s LocalSite, Failure> {
+pub(super) async fn bring<'s>(
+    session: &Session,
+    info: &VersionInfo,
+    local: &[&'s LocalSite],
+) -> Result<&'s LocalSite, Failure> {
     let mut refused = None;
     for site in local {
         let bar = progress::bytes(&format!("to {}", site.name));

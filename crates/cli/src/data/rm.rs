@@ -2,33 +2,44 @@
 
 use clap::Args;
 
-use super::{Reference, find};
+use super::{Named, Reference};
 use crate::failure::Failure;
 use crate::session::Session;
 
 const EXAMPLES: &str = "\
 Examples:
   tombolo data rm raw@3f2a          one version; `tombolo data show raw` lists them
+  tombolo data rm flights/model@7   what run 7 has made; `tombolo data show flights/model` lists them
 
 Runs that used it keep what they need. `tombolo data gc` frees the rest.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Rm {
-    /// A dataset and a version by its first digits
+    /// A dataset and a version by its first digits, or an output and a run
     #[arg(value_name = "NAME@VERSION")]
-    dataset: Reference,
+    name: Reference,
 }
 
 pub async fn run(session: &Session, args: Rm) -> Result<(), Failure> {
-    let name = &args.dataset.name;
-    if args.dataset.version.is_none() {
+    let name = &args.name;
+    if name.which.is_none() {
         return Err(Failure::usage(format!("which version of {name}?"))
             .because("only a version that is named is removed")
             .hint(format!("see `tombolo data show {name}`, then tombolo data rm {name}@<version>")));
     }
-    let info = find(session, &args.dataset).await?;
-    let _: serde_json::Value = session.client.delete(&format!("/v1/datasets/{name}/versions/{}", info.version)).await?;
-    eprintln!("{name}@{} is removed; `tombolo data gc` frees its bytes", info.version.short());
+    let named = Named::find(session, name).await?;
+    let (path, which) = match &named {
+        Named::Dataset(_) => {
+            let version = named.one(name)?.version;
+            (format!("/v1/datasets/{name}/versions/{version}"), version.short())
+        }
+        Named::Output(_) => {
+            let run = named.one_run(name)?;
+            (format!("/v1/outputs/{}/{}/{run}", run.project(), name.name), run.to_string())
+        }
+    };
+    let _: serde_json::Value = session.client.delete(&path).await?;
+    eprintln!("{name}@{which} is removed; `tombolo data gc` frees its bytes");
     Ok(())
 }

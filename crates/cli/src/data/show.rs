@@ -1,8 +1,12 @@
 //! `tombolo data show`.
 
-use clap::Args;
+use std::collections::BTreeMap;
 
-use super::{Reference, find, version_path, version_table, versions};
+use clap::Args;
+use tombolo_api::wire::{Lineage, LineageStep, VersionInfo};
+use tombolo_core::expect::{Column, Table};
+
+use super::{Named, Reference, find, output_table, version_path, version_table};
 use crate::failure::Failure;
 use crate::render;
 use crate::session::{Output, Session};
@@ -10,32 +14,103 @@ use crate::session::{Output, Session};
 const EXAMPLES: &str = "\
 Examples:
   tombolo data show raw             its versions
-  tombolo data show raw@3f2a        one version, with its files";
+  tombolo data show raw@3f2a        one version: schema, expectations, lineage, files
+  tombolo data show flights/model   what runs have made under this name
+  tombolo data show flights/model@7 what run 7 has made, with its files";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Show {
-    /// A dataset, and a version by its first digits
+    /// A dataset, and a version by its first digits; or an output, and a run
     #[arg(value_name = "NAME[@VERSION]")]
-    dataset: Reference,
+    name: Reference,
 }
 
 pub async fn run(session: &Session, args: Show) -> Result<(), Failure> {
-    if args.dataset.version.is_none() {
-        let versions = versions(session, &args.dataset.name).await?;
-        match session.output {
-            Output::Text => render::text(&version_table(&versions)),
-            Output::Json => render::json(&versions),
+    if args.name.which.is_none() {
+        match (Named::find(session, &args.name).await?, session.output) {
+            (Named::Dataset(versions), Output::Text) => render::text(&version_table(&versions)),
+            (Named::Dataset(versions), Output::Json) => render::json(&versions),
+            (Named::Output(outputs), Output::Text) => render::text(&output_table(&outputs, false)),
+            (Named::Output(outputs), Output::Json) => render::json(&outputs),
         }
         return Ok(());
     }
-    let info = find(session, &args.dataset).await?;
-    let files: serde_json::Value = session.client.get(&format!("{}/files", version_path(info.version))).await?;
+    let info = find(session, &args.name).await?;
+    let path = version_path(info.version);
+    let files: serde_json::Value = session.client.get(&format!("{path}/files")).await?;
+    let lineage: Lineage = session.client.get(&format!("{path}/lineage")).await?;
     match session.output {
-        Output::Json => render::json(&serde_json::json!({ "version": info, "files": files })),
-        Output::Text => render::text(&format!("{}\n{}", version_table(&[info]), file_table(&files))),
+        Output::Json => render::json(&serde_json::json!({ "version": info, "files": files, "lineage": lineage })),
+        Output::Text => {
+            let (found, history) = (facts(&info), history(&lineage, &info));
+            render::text(&format!("{}{found}{history}\n{}", version_table(&[info]), file_table(&files)));
+        }
     }
     Ok(())
+}
+
+/// Its schema, and whether it is what it is expected to be.
+fn facts(info: &VersionInfo) -> String {
+    let mut text = String::new();
+    if let Some(Table { format, rows, columns, more }) = &info.facts.table {
+        let rows = rows.map_or("rows not counted".to_owned(), |rows| format!("{rows} rows"));
+        text += &format!("\n{} table, {rows}\n", format.word());
+        let row = |column: &Column| {
+            vec![column.name.clone(), column.kind.clone(), render::dash(column.nulls.map(|nulls| nulls.to_string()))]
+        };
+        text += &render::table(&["column", "type", "nulls"], &[2], columns.iter().map(row).collect());
+        if *more > 0 {
+            text += &format!("and {more} more columns\n");
+        }
+    }
+    let Some(checked) = &info.facts.checked else { return text };
+    let when = render::ago(render::now(), checked.at.0);
+    if !checked.failed() {
+        return text + &format!("\nas expected: {checked} (checked {when})\n");
+    }
+    text += &format!("\nnot as expected (checked {when}):\n");
+    for breach in &checked.breaches {
+        text += &format!("  {breach}\n");
+    }
+    if checked.more > 0 {
+        text += &format!("  and {} more\n", checked.more);
+    }
+    text
+}
+
+/// What made it and of what, and what it fed.
+fn history(lineage: &Lineage, info: &VersionInfo) -> String {
+    let short = |(name, version): (&String, &String)| format!("{name}@{}", version.get(..12).unwrap_or(version));
+    let all = |versions: &BTreeMap<String, String>| versions.iter().map(short).collect::<Vec<_>>().join(", ");
+    let mut text = String::new();
+    for (title, steps) in [("made by", &lineage.made), ("read by", &lineage.fed)] {
+        let row = |step: &LineageStep| {
+            vec![
+                step.workload.clone(),
+                step.state.clone(),
+                render::dash(some(all(&step.inputs))),
+                render::dash(some(all(&step.outputs))),
+            ]
+        };
+        if !steps.is_empty() {
+            text.push('\n');
+            text += &render::table(&[title, "which", "of", "into"], &[], steps.iter().map(row).collect());
+        }
+    }
+    if lineage.made.is_empty()
+        && let Some(workload) = &info.made_by
+    {
+        text += &format!("\nmade by {workload}\n");
+    }
+    if lineage.partial {
+        text += &format!("\nonly the newest {} runs were looked through\n", lineage.runs);
+    }
+    text
+}
+
+fn some(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// What the site that was asked says of a version's files.

@@ -26,6 +26,7 @@ Examples:
   tombolo run examples/flights --detach
   tombolo run --force               also what an earlier run has done already
   tombolo run --objective cost
+  tombolo run --allow-failed        also with data that is not what it is expected to be
 
 Ctrl-C stops following; the run goes on.";
 
@@ -41,6 +42,9 @@ pub struct Run {
     /// Run everything, also what is unchanged since an earlier run
     #[arg(long)]
     force: bool,
+    /// Give stages also what fails its expectations; it stays marked
+    #[arg(long)]
+    allow_failed: bool,
     /// What to minimise: `time`, `cost`, or the weight of time from 0 to 1
     #[arg(long, value_parser = objective)]
     objective: Option<Objective>,
@@ -51,7 +55,10 @@ pub struct Run {
 
 pub async fn run(global: &Global, args: Run) -> Result<(), Failure> {
     let options = SubmitOptions { force: args.force, objective: args.objective, site: args.site };
-    let project = crate::project::Project::load(&args.path)?;
+    let mut project = crate::project::Project::load(&args.path)?;
+    if args.allow_failed {
+        project.spec.allow_failed();
+    }
     let session = Session::open(global)?;
     // Of the whole project: a run's own plan grows with it, as each stage is decided when its inputs are there.
     eprint!("{}", plan::text(&plan::of_project(&session, &project, args.objective).await?));

@@ -8,6 +8,7 @@ use tombolo_core::{Name, Residency, RunId, SiteId};
 
 use crate::failure::Failure;
 use crate::home::LocalSite;
+use crate::inspect;
 use crate::project::Project;
 use crate::session::Session;
 use crate::upload::{self, Nearest, Stored};
@@ -71,9 +72,11 @@ async fn dataset(
     path: std::path::PathBuf,
 ) -> Result<Stored, Failure> {
     let site = site_for(nearest, options.site.as_ref(), name.as_str(), &spec.residency)?;
-    let added = upload::add(site, name.as_str(), &path, Vec::new()).await?;
+    let mut added = upload::add(site, name.as_str(), &path, Vec::new()).await?;
+    added.facts = inspect::inspect(name.as_str(), &path, spec.expect.as_ref()).await?;
     upload::announce(session, &added, Some(name), &spec.residency).await?;
     eprintln!("{}", upload::line(name.as_str(), &added));
+    inspect::refused(name.as_str(), &added.facts, spec.expect.as_ref())?;
     Ok(added)
 }
 

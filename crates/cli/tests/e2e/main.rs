@@ -3,8 +3,12 @@
 
 mod data;
 mod demo;
+mod expect;
 mod hybrid;
+mod imports;
 mod kills;
 mod refusals;
 mod runs;
+#[path = "../../../connect/tests/servers/mod.rs"]
+mod servers;
 mod world;
