@@ -64,7 +64,10 @@ pub fn project(rng: &mut Rng, number: usize, home: &SiteId, leases: bool) -> Pro
     }
     ProjectSpec {
         name: name(&format!("p{number}")),
-        data: BTreeMap::from([(name("raw"), DataSpec { path: None, residency })]),
+        data: BTreeMap::from([(
+            name("raw"),
+            DataSpec { path: None, residency, logs: Default::default(), expect: None },
+        )]),
         workloads,
         objective: Objective::default(),
     }

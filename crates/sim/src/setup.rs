@@ -83,6 +83,7 @@ impl Sim {
                     residency,
                     made_by: None,
                     given: Default::default(),
+                    facts: Default::default(),
                     at: self.now,
                     replicas,
                 };

@@ -56,8 +56,15 @@ impl Site {
         Timestamp(now.0 + now.0 * self.drift / 1000)
     }
 
+    /// Saves what the journal says has changed, and nothing else, as the agent does.
     pub fn save(&mut self) {
-        self.saved = self.journal.clone();
+        for workload in self.journal.take_changed() {
+            match self.journal.entries.get(&workload) {
+                Some(entry) => drop(self.saved.entries.insert(workload, entry.clone())),
+                None => drop(self.saved.entries.remove(&workload)),
+            }
+        }
+        debug_assert_eq!(self.saved.entries, self.journal.entries, "the journal has changed more than it said");
     }
 
     /// The agent starts again on what it saved.
@@ -102,7 +109,10 @@ impl Site {
         if finish.outcome.is_success() {
             for output in process.order.spec.outputs() {
                 let version = project::made(&placement.0.name, placement.0.run.project(), &process.order.inputs);
-                finish.outputs.insert(output.clone(), Made { version, bytes: 1 << 20, files: 1 });
+                finish.outputs.insert(
+                    output.clone(),
+                    Made { version, bytes: 1 << 20, files: 1, facts: Default::default(), sketch: None },
+                );
                 self.store.insert(version);
             }
         }

@@ -1,8 +1,9 @@
 //! What the tests need beside Rust: found by trying it, and brought where it is missing.
 
+use std::path::Path;
 use std::process::Stdio;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::process;
 
@@ -34,10 +35,53 @@ const NEEDS: &[Need] = &[
         probe: &["python3", "-c", "import venv, ensurepip"],
         packages: &["python3-venv"],
     },
+    Need {
+        name: "PostgreSQL's server",
+        why: "imports are tested against a real one",
+        probe: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb"],
+        packages: &["postgresql"],
+    },
+    Need {
+        name: "Java 17 or later",
+        why: "Kafka's broker, against which imports are tested, is a Java program",
+        probe: &["java", "--version"],
+        packages: &["default-jre-headless"],
+    },
+    Need { name: "Maven", why: "it brings Kafka's jars", probe: &["mvn", "--version"], packages: &["maven"] },
 ];
 
+/// As in the POM beside the tests, and in their `servers/kafka.rs`.
+const KAFKA_JARS: &str = "kafka-4.1.1";
+const KAFKA_POM: &str = "crates/connect/tests/servers/kafka.pom.xml";
+
 /// Makes sure that everything is there. With `install` false it refuses and says what is missing instead.
-pub fn bring(install: bool) -> Result<()> {
+pub fn bring(root: &Path, install: bool) -> Result<()> {
+    bring_packages(install)?;
+    bring_kafka(root, install)
+}
+
+/// The broker's jars, outside of the checkout, where the tests look for them.
+fn bring_kafka(root: &Path, install: bool) -> Result<()> {
+    let cache = process::cache_dir()?;
+    let jars = cache.join(KAFKA_JARS);
+    println!("  {:<30} {}", "Kafka's jars", if jars.is_dir() { "there" } else { "missing" });
+    if jars.is_dir() {
+        return Ok(());
+    }
+    if !install {
+        bail!("the tests need Kafka's jars in {}; without --no-install Maven brings them (45 MB)", jars.display());
+    }
+    println!("  fetching Kafka's jars into {} (45 MB, by Maven)", jars.display());
+    // Under another name until all are there.
+    let part = cache.join(format!("{KAFKA_JARS}.part"));
+    let mut maven = process::command("mvn");
+    maven.args(["--quiet", "--batch-mode", "dependency:copy-dependencies", "--file"]).arg(root.join(KAFKA_POM));
+    maven.arg(format!("-DoutputDirectory={}", part.display()));
+    process::run(&mut maven).context("Kafka's jars can't be brought")?;
+    std::fs::rename(&part, &jars).with_context(|| format!("can't make {}", jars.display()))
+}
+
+fn bring_packages(install: bool) -> Result<()> {
     let missing = missing(NEEDS);
     for need in NEEDS {
         let there = !missing.iter().any(|other| other.name == need.name);

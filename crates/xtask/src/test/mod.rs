@@ -102,7 +102,7 @@ struct Ran {
 pub fn run(root: &Path, args: &Args) -> Result<()> {
     let began = Instant::now();
     heading("needs");
-    needs::bring(!args.no_install)?;
+    needs::bring(root, !args.no_install)?;
 
     heading("build: cargo test --workspace --locked --no-run");
     let built = build(root)?;
