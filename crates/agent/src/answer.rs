@@ -17,7 +17,7 @@ use tombolo_api::stream::{ALPN_DATA, CLOSE_REVOKED, Call, Progress, Said};
 use tombolo_core::{Millis, SiteId, VersionId};
 use tombolo_data::{DataError, Store, VerifyOptions, transfer};
 
-use crate::clock;
+use crate::clock::{self, ControlTime};
 use crate::fetch::Fetcher;
 use crate::host::HostDriver;
 use crate::mind::{self, Wake};
@@ -39,6 +39,7 @@ pub struct Answerer {
     pub mind: mpsc::Sender<Wake>,
     /// What the control plane said last of revoked keys.
     pub revoked: watch::Sender<Revoked>,
+    pub control_time: ControlTime,
     pub gc_grace: Option<Duration>,
 }
 
@@ -137,6 +138,10 @@ impl Answerer {
         send: &mut SendStream,
     ) -> Result<Result<serde_json::Value, String>, FrameError> {
         let (watcher, mut moved) = watch::channel(Progress::default());
+        // Whoever asks may have found damage in the store, and set it aside, as a process of its own.
+        if let Err(why) = self.blocking(|store| store.refresh().map(|()| serde_json::Value::Null)).await {
+            return Ok(Err(why));
+        }
         let mut fetching = std::pin::pin!(self.fetcher.fetch(version, None, Some(watcher)));
         let mut watching = true;
         let ended = loop {
@@ -168,16 +173,18 @@ pub async fn serve_sites(
     site: SiteId,
     grant_key: VerifyingKey,
     revoked: watch::Receiver<Revoked>,
+    time: ControlTime,
 ) {
     while let Some(incoming) = endpoint.accept().await {
-        let (store, site, revoked) = (store.clone(), site.clone(), revoked.clone());
+        let (store, site, revoked, time) = (store.clone(), site.clone(), revoked.clone(), time.clone());
         tokio::spawn(async move {
             let Ok(connection) = incoming.await else { return };
             if connection.alpn() != ALPN_DATA {
                 return connection.close(1u32.into(), b"sites say tombolo/data/1 to each other");
             }
             let to_key = tombolo_net::hex(&connection.remote_id());
-            serve_site(connection, store, SiteGate { site, grant_key, to_key, begun: Mutex::default() }, revoked).await;
+            let gate = SiteGate { site, grant_key, to_key, time, begun: Mutex::default() };
+            serve_site(connection, store, gate, revoked).await;
         });
     }
 }
@@ -214,6 +221,7 @@ struct SiteGate {
     site: SiteId,
     grant_key: VerifyingKey,
     to_key: String,
+    time: ControlTime,
     begun: Mutex<Begun>,
 }
 
@@ -221,7 +229,7 @@ impl transfer::Gate for SiteGate {
     fn check(&self, grant: &[u8], version: VersionId) -> Result<(), String> {
         let mut begun = self.begun.lock().expect("nobody panics holding it");
         let wanted = (version, &self.site, self.to_key.as_str());
-        begun.check(grant, &self.grant_key, wanted, clock::now()).map_err(|fault| fault.to_string())
+        begun.check(grant, &self.grant_key, wanted, self.time.now()).map_err(|fault| fault.to_string())
     }
 }
 
@@ -254,7 +262,7 @@ mod tests {
         let (serving, fetching) = (endpoint().await, endpoint().await);
         let address = tombolo_net::address(&serving, None);
         let (revoke, revoked) = watch::channel(Revoked::from(["somebody else".to_owned()]));
-        tokio::spawn(serve_sites(serving, here, site.clone(), key.verifying_key(), revoked));
+        tokio::spawn(serve_sites(serving, here, site.clone(), key.verifying_key(), revoked, ControlTime::default()));
         let to_key = tombolo_net::hex(&fetching.id());
         let to = SiteId::new("there").unwrap();
         let until = clock::now() + GRANT_LIFE;

@@ -54,6 +54,8 @@ pub struct JoinOptions {
     pub token: String,
     pub dir: PathBuf,
     pub info: SiteInfo,
+    /// A bucket that is to be the site's store.
+    pub store: Option<String>,
 }
 
 /// Makes the site's key, has the control plane let it in, and remembers what it is told.
@@ -67,7 +69,8 @@ pub async fn join(options: JoinOptions) -> Result<Config, AgentError> {
     let client = tombolo_api::client::Client::new(&options.address, None);
     let request = Join { token: options.token, key: tombolo_net::hex(&key.public()), info: options.info.clone() };
     let joined: Joined = client.post("/v1/join", &request.key, &request).await?;
-    let config = Config { info: options.info, control: joined.control, grant_key: joined.grant_key, store: None };
+    let config =
+        Config { info: options.info, control: joined.control, grant_key: joined.grant_key, store: options.store };
     let text = serde_json::to_vec_pretty(&config).expect("plain data");
     tombolo_net::write_private(&layout.config(), &text).map_err(|source| io(&layout.config(), source))?;
     Ok(config)

@@ -60,6 +60,7 @@ impl Fetcher {
         let watcher = watcher.map(Arc::new);
         let mut pauses = self.pauses.clone();
         let mut attempts = 0;
+        let mut first: Option<String> = None;
         while !self.has(version).await? {
             let sources = match self.sources(version).await {
                 Asked::Refused(why) => return Err(Outcome::Unprepared { why }),
@@ -84,8 +85,13 @@ impl Fetcher {
                 pauses.reset();
             }
             attempts += 1;
+            // Damage is set aside when it is found, and only the first attempt meets it.
+            let first = first.get_or_insert_with(|| why.clone());
             if attempts >= ATTEMPTS_MAX {
-                return Err(fault.outcome);
+                return Err(match first == why {
+                    true => fault.outcome,
+                    false => unprepared(format!("{why}; at first: {first}")),
+                });
             }
             tracing::warn!(%version, why, came_bytes = fault.bytes, "a fetch failed; trying again");
             tokio::time::sleep(pauses.next()).await;

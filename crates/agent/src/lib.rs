@@ -99,6 +99,7 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     let fetcher = fetch::Fetcher::new(store.clone(), endpoint.clone(), line_seen);
     driver.bring_with(bring(&fetcher, &wakes));
     let (revoked, revoked_seen) = watch::channel(answer::Revoked::new());
+    let control_time = clock::ControlTime::default();
     let answerer = Arc::new(answer::Answerer {
         site: site.clone(),
         store: store.clone(),
@@ -107,10 +108,11 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
         journal: layout.journal(),
         mind: wakes.clone(),
         revoked,
+        control_time: control_time.clone(),
         gc_grace: options.gc_grace,
     });
     let mind = mind::Mind::load(layout.journal(), driver, fetcher, wakes.clone())?;
-    tokio::spawn(answer::serve_sites(endpoint.clone(), store, site.clone(), grant_key, revoked_seen));
+    tokio::spawn(answer::serve_sites(endpoint.clone(), store, site.clone(), grant_key, revoked_seen, control_time));
     tokio::spawn(line::hold(config, endpoint, answerer, wakes, line));
     started(Started { site, store: store_dir });
     mind.run(woken).await

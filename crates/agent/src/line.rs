@@ -98,6 +98,9 @@ async fn serve(
         loop {
             let mut down: Down = frames::read(&mut recv).await?;
             *greeted = true;
+            if let Some(now) = down.now {
+                answerer.control_time.heard(now);
+            }
             if let Some(revoked) = down.revoked.take() {
                 answerer.revoked.send_replace(revoked);
             }
@@ -177,6 +180,7 @@ mod tests {
             journal: dir.path().join("journal"),
             mind: wakes.clone(),
             revoked: watch::channel(Default::default()).0,
+            control_time: Default::default(),
             gc_grace: None,
         });
         tokio::spawn(hold(config, own, answerer, wakes, line));

@@ -369,7 +369,8 @@ impl Starter {
         }
         let versions: BTreeSet<VersionId> = self.order.versions().collect();
         for version in versions {
-            if let Some(seen) = self.fetcher.fetch(version, Some(&self.workload), None).await? {
+            let fetched = self.fetcher.fetch(version, Some(&self.workload), None).await;
+            if let Some(seen) = fetched.map_err(|outcome| named(&self.order, version, outcome))? {
                 let _ = self.wakes.send(Wake::Fetched(seen)).await;
             }
         }
@@ -379,6 +380,18 @@ impl Starter {
     async fn tell(&self, phase: Phase) {
         let _ = self.wakes.send(Wake::Seen(self.workload.clone(), self.epoch, phase)).await;
     }
+}
+
+/// What could not be brought, by the name under which people know it.
+fn named(order: &Order, version: VersionId, outcome: Outcome) -> Outcome {
+    let Outcome::Unprepared { why } = outcome else { return outcome };
+    let input = order.inputs.iter().find(|(_, input)| **input == version);
+    let what = match input {
+        Some((name, _)) => format!("the input {name}"),
+        None if order.code == version => "the code".to_owned(),
+        None => "the state".to_owned(),
+    };
+    Outcome::Unprepared { why: format!("{what} can't be brought: {why}") }
 }
 
 /// Versions that a placement of the journal still needs; garbage collection keeps them. A journal that can't be

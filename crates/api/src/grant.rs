@@ -19,7 +19,7 @@ pub const GRANT_LIFE: Millis = Millis::from_secs(120);
 pub const TRANSFER_MAX: Millis = Millis::from_secs(12 * 3_600);
 /// Grants that are remembered for one connection. A fetch uses one; under those beyond, nothing goes on.
 const BEGUN_MAX: usize = 64;
-/// By how much the clocks of control plane and sending site may differ.
+/// By how much the sending site may be wrong about the control plane's time.
 pub const CLOCK_SKEW_MAX: Millis = Millis::from_secs(120);
 
 /// What is granted.
@@ -47,7 +47,7 @@ pub enum GrantFault {
     Malformed,
     #[error("the grant is not signed by this control plane")]
     Signature,
-    #[error("the grant ended at {until:?}, it is {now:?}")]
+    #[error("the grant ended {} s ago by the control plane's clock", (now.0 - until.0) / 1000)]
     Expired { until: Timestamp, now: Timestamp },
     #[error("the grant is for version {0:?}")]
     Version(VersionId),

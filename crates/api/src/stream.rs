@@ -79,6 +79,9 @@ pub struct Down {
     /// The keys of all sites that are revoked, whatever grants they hold; none: as was said before.
     #[serde(default)]
     pub revoked: Option<BTreeSet<String>>,
+    /// The control plane's time as this was written, by which its grants end.
+    #[serde(default)]
+    pub now: Option<Timestamp>,
 }
 
 /// The answer to [`Opening::Sources`].

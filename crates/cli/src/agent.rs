@@ -19,6 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   tombolo agent join 127.0.0.1:7070 --token <token> --name onprem --label visibility=private
   tombolo agent join control.example:7070 --token <token> --site-file site.yaml
+  tombolo agent join control.example:7070 --token <token> --name cloud --store s3://bucket/tombolo
   tombolo agent run --dir ~/.tombolo/sites/onprem
 
 `tombolo site token` makes the token to join with. An agent dials out and needs no port that others can reach.";
@@ -55,6 +56,9 @@ struct Join {
     /// Labels, prices and capacity as YAML; options go before it
     #[arg(long, value_name = "FILE")]
     site_file: Option<PathBuf>,
+    /// A bucket that is the site's store: s3://, gs:// or az://; credentials come from the environment
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
     /// Only join
     #[arg(long)]
     no_run: bool,
@@ -119,7 +123,8 @@ async fn join(home: &Home, args: &Join) -> Result<PathBuf, Failure> {
     args.facts.change_prices(&mut prices)?;
     let info = SiteInfo { id: id.clone(), labels, capacity, prices, containers: file.containers };
     let address = if args.address.contains("://") { args.address.clone() } else { format!("http://{}", args.address) };
-    let options = JoinOptions { address, token: args.join_token.clone(), dir: dir.clone(), info };
+    let options =
+        JoinOptions { address, token: args.join_token.clone(), dir: dir.clone(), info, store: args.store.clone() };
     tombolo_agent::join(options).await.map_err(told)?;
     eprintln!("site {id} has joined; it is in {}", dir.display());
     Ok(dir)

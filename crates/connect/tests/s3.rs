@@ -1,48 +1,18 @@
 //! Imports from an S3-compatible server within the test's process.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+mod servers;
 
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
-use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
-use s3s_fs::FileSystem;
+use std::collections::BTreeMap;
+
+use servers::s3::{SECRET, env, serve};
 use tombolo_connect::{Brought, ConnectError, Import, bring};
 use tombolo_core::source::Source;
 
-const KEY: &str = "key-of-the-test";
-const SECRET: &str = "secret-of-the-test";
-
-/// Serves the directory's subdirectories as buckets; answers with its address.
-async fn serve(root: &Path) -> String {
-    let mut builder = S3ServiceBuilder::new(FileSystem::new(root).expect("a directory"));
-    builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
-    let service = builder.build();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = format!("http://{}", listener.local_addr().expect("its address"));
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let service = service.clone();
-            tokio::spawn(async move {
-                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    });
-    address
-}
-
 async fn import(address: &str, url: &str, secret: &str) -> (Result<Brought, ConnectError>, tempfile::TempDir) {
     let output = tempfile::tempdir().expect("a directory");
-    let env = [
-        ("AWS_ENDPOINT_URL", address),
-        ("AWS_ALLOW_HTTP", "true"),
-        ("AWS_REGION", "eu-central-1"),
-        ("AWS_ACCESS_KEY_ID", KEY),
-        ("AWS_SECRET_ACCESS_KEY", secret),
-        ("UNRELATED", "is not the store's"),
-    ];
-    let env: BTreeMap<_, _> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let mut env: BTreeMap<_, _> = env(address).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    env.insert("AWS_SECRET_ACCESS_KEY".to_owned(), secret.to_owned());
+    env.insert("UNRELATED".to_owned(), "is not the store's".to_owned());
     let path = output.path().to_owned();
     let source = Source::parse(url, None).expect("a source");
     (bring(&Import { source, output: path.clone(), state: path, env }).await, output)

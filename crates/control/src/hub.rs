@@ -319,11 +319,11 @@ impl Hub {
     async fn down(&self, site: &SiteId, answers: u64, observed: Vec<Observed>, told: &mut Told) -> Option<Vec<Down>> {
         let place = site.clone();
         let seen = observed.clone();
-        let looked = self.0.engine.look(move |world, _| {
+        let looked = self.0.engine.look(move |world, now| {
             let revoked = world.sites.values().filter(|site| site.revoked).map(|site| site.key.clone()).collect();
-            (world.desired(&place, &seen), revoked)
+            (world.desired(&place, &seen), revoked, now)
         });
-        let (mut desired, revoked) = looked.await.ok()?;
+        let (mut desired, revoked, now) = looked.await.ok()?;
         // Of runs that are over the world knows nothing any more, but the store does.
         for (workload, epoch) in self.0.engine.settle_past(site, &observed).await {
             let over = |seen: &&Observed| matches!(seen.phase, Phase::Finished(_));
@@ -341,7 +341,9 @@ impl Hub {
                 secrets.insert(assignment.workload.clone(), self.secrets_of(&order.spec.secrets).await);
             }
         }
-        Some(told::parts(answers, desired, secrets, told.revoked(revoked)))
+        let mut parts = told::parts(answers, desired, secrets, told.revoked(revoked));
+        parts[0].now = Some(now);
+        Some(parts)
     }
 
     /// Those of the named secrets that there are; the agent says which lack.

@@ -191,7 +191,7 @@ impl<'a> Adding<'a> {
             let before = buffer.len();
             let last = chunker::fill(&mut source, &mut buffer, READ_BYTES).at("can't read", &path)?;
             read += (buffer.len() - before) as u64;
-            let cuts = chunker::cut(&buffer, last);
+            let cuts = chunker::cut(&buffer, stamp.bytes, last);
             tail.extend_from_slice(&buffer[cuts.last().map_or(0, |cut| cut.end)..]);
             if !hand(Work::Piece { file, part, buffer, cuts }) {
                 return Ok(false);
@@ -261,7 +261,7 @@ impl<'a> Adding<'a> {
         buffer.clear();
         chunker::fill(&mut source, buffer, SMALL_BYTES_MAX as usize + 1).at("can't read", &path)?;
         self.check_same(&path, &source, stamp, buffer.len() as u64)?;
-        let chunks = self.store_chunks(buffer, &chunker::cut(buffer, true), encoder)?;
+        let chunks = self.store_chunks(buffer, &chunker::cut(buffer, buffer.len() as u64, true), encoder)?;
         lock(&self.parts).push((number, 0, chunks));
         Ok(())
     }

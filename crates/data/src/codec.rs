@@ -12,8 +12,8 @@ use crate::chunker::CHUNK_BYTES_MAX;
 /// Level 1: on tables and code it comes within a tenth of level 3's size at about twice its speed.
 const LEVEL: i32 = 1;
 /// Chunks longer than this are tried on a sample first.
-const SAMPLE_FROM_BYTES: usize = 16 << 10;
-const SAMPLE_BYTES: usize = 4 << 10;
+const SAMPLE_FROM_BYTES: usize = 8 << 10;
+const SAMPLE_BYTES: usize = 2 << 10;
 
 pub(crate) fn digest_of(raw: &[u8]) -> Digest {
     Digest(*blake3::hash(raw).as_bytes())

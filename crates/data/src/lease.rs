@@ -6,7 +6,8 @@
 //! - `gc.lock`: exclusive for the whole of a gc or of setting a damaged pack aside, so that packs vanish by one
 //!   hand at a time.
 //! - `leases/<session>`: locked for as long as a writer or reader is at work. Packs of a live session are never
-//!   removed; neither are the versions that a live lease lists, one hex digest a line.
+//!   removed; neither are the versions that a live lease lists, one hex digest a line. A single version stands in the
+//!   name (`leases/<session>.<version>`), so that a version can be read where there is no room to write.
 
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
@@ -54,10 +55,14 @@ impl Lease {
     /// Takes a new lease. The caller holds `lock` shared, or gc could take the file for a dead one's.
     pub(crate) fn take(dir: &Path, versions: &[VersionId], _lock: &Lock) -> Result<Lease, DataError> {
         let session = new_session()?;
-        let path = dir.join(&session);
+        let (name, listed) = match versions {
+            [one] => (format!("{session}.{one}"), &[] as &[VersionId]),
+            many => (session.clone(), many),
+        };
+        let path = dir.join(name);
         let mut file = File::options().write(true).create_new(true).open(&path).at("can't create", &path)?;
         file.lock().at("can't lock", &path)?;
-        for version in versions {
+        for version in listed {
             writeln!(file, "{version}").at("can't write", &path)?;
         }
         Ok(Lease { session, bucket: None, path, _file: file })
@@ -92,7 +97,10 @@ pub(crate) fn live(dir: &Path, remove_dead: bool) -> Result<Live, DataError> {
             Ok(()) => {}
             Err(TryLockError::Error(e)) => return Err(DataError::io("can't lock", &path, e)),
             Err(TryLockError::WouldBlock) => {
-                live.sessions.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let (session, version) = name.split_once('.').unwrap_or((&name, ""));
+                live.sessions.insert(session.to_owned());
+                live.versions.extend(version.parse::<VersionId>());
                 let mut text = String::new();
                 (&file).take(LEASE_BYTES_MAX).read_to_string(&mut text).at("can't read", &path)?;
                 live.versions.extend(text.lines().filter_map(|line| line.parse::<VersionId>().ok()));

@@ -24,7 +24,7 @@ mod walk;
 
 pub use add::{AddOptions, Added, Progress};
 pub use bucket::{BucketOptions, Timing};
-pub use chunker::{CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
+pub use chunker::CHUNK_BYTES_MAX;
 pub use error::DataError;
 pub use gc::Collected;
 pub use manifest::{ChunkRef, Manifest, Summary};

@@ -19,7 +19,7 @@ use tombolo_core::{Digest, VersionId};
 
 use crate::chunker::CHUNK_BYTES_MAX;
 
-/// Largest encoded manifest, in bytes: 450 GB in chunks of 64 KiB.
+/// Largest encoded manifest, in bytes: 110 GB in chunks of 16 KiB, 450 GB in those of large files.
 pub const MANIFEST_BYTES_MAX: usize = 256 << 20;
 /// Longest path within a version, in bytes (Linux's PATH_MAX leaves room for where the version is put).
 pub const PATH_BYTES_MAX: usize = 3072;

@@ -313,6 +313,26 @@ async fn what_one_source_lacks_another_brings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_sender_finds_damaged_is_whole_again_when_it_is_added_again() {
+    let world = world();
+    let pack = packs(&world.from).remove(0);
+    let mut bytes = std::fs::read(&pack).unwrap();
+    bytes[50] ^= 1;
+    std::fs::write(&pack, bytes).unwrap();
+    let error = get(&world, &[honest(&world.from)]).await.unwrap_err();
+    assert!(error.to_string().contains("is damaged"), "{error}");
+    assert!(!world.from.has(world.version).unwrap(), "it is offered no more");
+    assert_eq!(
+        world.from.missing(&world.from.manifest(world.version).unwrap()).unwrap().len(),
+        1,
+        "what is whole in the pack stays"
+    );
+    add(&world.from, world.tree.path());
+    get(&world, &[honest(&world.from)]).await.unwrap();
+    check_arrived(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_source_an_empty_one_and_a_cancelled_fetch_end_clearly() {
     let world = world();
     let none = get(&world, &[]).await.unwrap_err();

@@ -14,10 +14,15 @@ use std::time::Duration;
 use iroh::endpoint::{Connection, IdleTimeout, QuicTransportConfig, RecvStream, SendStream, presets};
 use iroh::{Endpoint, EndpointAddr, PublicKey, RelayMode, RelayUrl, SecretKey, TransportAddr};
 use tombolo_api::stream::PeerAddress;
+use tombolo_core::spec::FAILOVER_AFTER_MIN;
 
-/// How long a silent connection is held. Longer than a few heartbeats, so that a lost packet ends nothing.
-const IDLE_MAX: Duration = Duration::from_secs(20);
-const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// How long a silent connection is held. Nothing else tells an agent that the control plane was started again: until
+/// then it speaks to one that is no more, and its leases run. So it is several of the pings that a lost packet may
+/// take, and leaves a third of the shortest lease to connect again.
+const IDLE_MAX: Duration = Duration::from_secs(9);
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+const _: () = assert!(4 * KEEP_ALIVE.as_millis() <= IDLE_MAX.as_millis());
+const _: () = assert!(3 * IDLE_MAX.as_millis() <= 2 * FAILOVER_AFTER_MIN.0 as u128);
 /// Streams that one peer may have open on one connection.
 const STREAMS_MAX: u32 = 256;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -36,6 +36,12 @@ const NEEDS: &[Need] = &[
         packages: &["python3-venv"],
     },
     Need {
+        name: "iproute2 (ip)",
+        why: "sites that can't reach each other are tried in networks of their own",
+        probe: &["ip", "-Version"],
+        packages: &["iproute2"],
+    },
+    Need {
         name: "PostgreSQL's server",
         why: "imports are tested against a real one",
         probe: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb"],

@@ -6,7 +6,7 @@ use clap::Args;
 use tombolo_api::stream::Progress;
 use tombolo_api::wire::VersionInfo;
 use tombolo_core::SiteId;
-use tombolo_data::MaterializeOptions;
+use tombolo_data::{DataError, MaterializeOptions};
 
 use super::{Reference, find, version_path};
 use crate::failure::Failure;
@@ -57,16 +57,46 @@ pub async fn run(session: &Session, args: Get) -> Result<(), Failure> {
         Some(site) => site,
         None => bring(session, &info, &local).await?,
     };
+    let site = match write(&info, site, &args).await? {
+        None => site,
+        Some(damage) => {
+            eprintln!("warning: at {}, {damage}; it is brought again", site.name);
+            let brought = bring(session, &info, &local).await;
+            let site = brought.map_err(|failure| Failure { what: format!("{damage}; {}", failure.what), ..failure })?;
+            if let Some(damage) = write(&info, site, &args).await? {
+                return Err(damage.into());
+            }
+            site
+        }
+    };
+    let size = render::bytes(info.bytes);
+    eprintln!("{}@{}: {size} from {} into {}", args.name, info.version.short(), site.name, args.dest.display());
+    Ok(())
+}
+
+/// Writes the version's tree from a site's store. Answers what is damaged there, which is set aside then; nothing is
+/// written in that case.
+async fn write(info: &VersionInfo, site: &LocalSite, args: &Get) -> Result<Option<DataError>, Failure> {
     let store = upload::open(site).await?;
     let bar = progress::bytes(args.name.name.as_str());
     let options = MaterializeOptions { progress: Some(upload::show(&bar)), ..MaterializeOptions::default() };
     let (version, dest) = (info.version, args.dest.clone());
-    let done = upload::blocking(move || store.materialize(version, dest, &options)).await;
+    let done = upload::blocking(move || {
+        let error = match store.materialize(version, &dest, &options) {
+            Ok(_) => return Ok(None),
+            Err(error) => error,
+        };
+        let (DataError::CorruptChunk { pack, .. } | DataError::CorruptPack { pack, .. }) = &error else {
+            return Err(error);
+        };
+        store.check_pack(pack)?;
+        // Only what was written just now: it was not there, or empty.
+        std::fs::remove_dir_all(&dest).map_err(|source| DataError::Io { doing: "can't empty", path: dest, source })?;
+        Ok(Some(error))
+    });
+    let done = done.await;
     bar.finish_and_clear();
-    done?;
-    let size = render::bytes(info.bytes);
-    eprintln!("{}@{}: {size} from {} into {}", args.name, version.short(), site.name, args.dest.display());
-    Ok(())
+    done
 }
 
 /// A site on this machine whose store has the version whole.

@@ -9,9 +9,12 @@ use tombolo_core::{Name, Residency, RunId, SiteId};
 use crate::failure::Failure;
 use crate::home::LocalSite;
 use crate::inspect;
-use crate::project::Project;
+use crate::project::{IGNORE_FILE, Project};
 use crate::session::Session;
 use crate::upload::{self, Nearest, Stored};
+
+/// Code that is larger goes to every site as well, but is rarely meant to.
+const CODE_BYTES_USUAL: u64 = 256 << 20;
 
 #[derive(Debug, Clone, Default)]
 pub struct SubmitOptions {
@@ -53,6 +56,9 @@ pub async fn submit(session: &Session, project: &Project, options: &SubmitOption
     let code = upload::add(site, "code", &project.dir, ignore).await?;
     upload::announce(session, &code, None, &Residency::anywhere()).await?;
     eprintln!("{}", upload::line("code", &code));
+    if code.added.bytes > CODE_BYTES_USUAL {
+        eprintln!("hint: leave out what the stages don't need with {IGNORE_FILE}, or name it as data");
+    }
 
     let mut spec = project.spec.clone();
     spec.objective = options.objective.unwrap_or(spec.objective);

@@ -1,23 +1,27 @@
-//! Bytes that a disk has changed, and a disk that is full.
+//! Bytes that a disk has changed: before anybody asks for them, and in the middle of a run.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
 
-use super::world::{World, tree};
+use super::world::{World, noise, states, tree, workload};
 
-/// Changes bytes in the middle of every pack of a site's store.
+/// Packs from this size on hold data; what is smaller is code.
+const PACK_BYTES_MIN: u64 = 100_000;
+
+/// Changes bytes in the middle of every pack with data in a site's store, as a disk does: behind everybody's back.
 fn damage(site_dir: &Path) -> usize {
-    let packs = site_dir.join("store/packs");
     let mut count = 0;
-    for entry in fs::read_dir(packs).unwrap() {
-        let path = entry.unwrap().path();
-        let mut bytes = fs::read(&path).unwrap();
-        let middle = bytes.len() / 2;
-        for byte in &mut bytes[middle..middle + 8] {
-            *byte ^= 0x5a;
+    for entry in fs::read_dir(site_dir.join("store/packs")).unwrap() {
+        let file = fs::OpenOptions::new().read(true).write(true).open(entry.unwrap().path()).unwrap();
+        let length = file.metadata().unwrap().len();
+        if length < PACK_BYTES_MIN {
+            continue;
         }
-        fs::write(&path, bytes).unwrap();
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, length / 2).unwrap();
+        bytes.iter_mut().for_each(|byte| *byte ^= 0x5a);
+        file.write_all_at(&bytes, length / 2).unwrap();
         count += 1;
     }
     count
@@ -50,43 +54,82 @@ fn damaged_bytes_are_found_named_and_brought_again() {
     assert_eq!(world.json(&["data", "where", "numbers"]), serde_json::json!(["a", "b"]));
 }
 
-/// A file system of its own that is gone with the test.
-struct Mount(std::path::PathBuf);
+/// Stages at `c` that wait before each use of what comes from elsewhere.
+const USES: &str = "
+project: uses
+data:
+  many: { path: many.bin }
+stages:
+  first: { run: 'echo \"first 1\" >> $MARKS; until test -e $GO-1; do sleep 0.05; done; echo 1 > outputs/one/n', out: [one], site: c }
+  second: { run: 'sha256sum < inputs/many/many.bin > outputs/two/sum', in: [many, one], out: [two], site: c }
+  third: { run: 'echo \"third 1\" >> $MARKS; until test -e $GO-2; do sleep 0.05; done; echo 1 > outputs/three/n', in: [two], out: [three], site: c }
+  fourth: { run: 'sha256sum < inputs/many/many.bin > outputs/four/sum', in: [many, three], out: [four], site: c }
+";
 
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+#[test]
+fn damage_in_the_middle_of_a_run_is_made_good_from_another_replica() {
+    let world = World::with_sites(&[("a", &[]), ("b", &[]), ("c", &[])]);
+    let dir = world.project("uses", &USES.replace("$GO", &world.path("go").display().to_string()), &[]);
+    fs::write(format!("{dir}/many.bin"), noise(11, 3_000_000)).unwrap();
+    let data = format!("{dir}/many.bin");
+    world.ok(&["data", "add", "many", &data, "--site", "a"]);
+    world.ok(&["data", "get", "many", world.path("there").to_str().unwrap(), "--site", "b"]);
+    let run = world.ok(&["run", &dir, "--detach", "--site", "a"]).trim().to_owned();
+    world.wait_mark("first", 1);
+
+    // At one of the two sources, before anybody has fetched from it.
+    assert!(damage(&world.site_dir("a")) > 0);
+    world.let_go("go-1");
+    world.wait_mark("third", 1);
+    // At the destination, after it was fetched and used once.
+    assert!(damage(&world.site_dir("c")) > 0);
+    world.let_go("go-2");
+    let view = world.wait_run(&run, &["succeeded", "failed", "stopped"]);
+    assert_eq!(
+        states(&view),
+        "first succeeded, fourth succeeded, second succeeded, third succeeded",
+        "{view:#}\n{}",
+        world.logs()
+    );
+    let outputs = super::world::outputs(&view);
+    assert_eq!(outputs["two"], outputs["four"], "the same sum of the same bytes");
+    for stage in ["second", "fourth"] {
+        assert_eq!(workload(&view, stage)["attempts"].as_array().unwrap().len(), 1, "{stage}: {view:#}");
     }
+    // What is damaged was named where it was, and nothing that is left is.
+    let log = |site: &str| fs::read_to_string(world.path(&format!("{site}.log"))).unwrap();
+    assert!(log("a").contains("damaged") || log("c").contains("damaged"), "{}", world.logs());
+    assert!(world.ok(&["logs", &format!("{run}/fourth")]).contains("damaged"), "{}", world.logs());
+    // The source that was damaged has it whole again when it is asked for it.
+    world.ok(&["data", "get", "many", world.path("here").to_str().unwrap(), "--site", "a"]);
+    world.ok(&["data", "verify"]);
 }
 
 #[test]
-fn a_full_disk_is_told_as_such() {
-    let mut world = World::with_sites(&[("roomy", &[])]);
-    let dir = world.site_dir("tight");
-    fs::create_dir_all(&dir).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&dir).output();
-    if !mounted.as_ref().is_ok_and(|output| output.status.success()) {
-        println!("skipped: no small file system can be mounted here: {mounted:?}");
-        eprintln!("skipped: no small file system can be mounted here");
-        return;
-    }
-    let mount = Mount(dir);
-    world.join("tight", &[]);
+fn damage_of_the_only_replica_ends_red_and_names_what_is_lost() {
+    let world = World::with_sites(&[("a", &[]), ("b", &[])]);
     let yaml = "
-project: big
+project: only
+data:
+  single: { path: single.bin }
 stages:
-  write: { run: 'echo \"write $TOMBOLO_EPOCH\" >> $MARKS; head -c 32000000 /dev/urandom > outputs/out/x', out: [out], site: tight }
-  small: { run: 'echo 1 > outputs/ok/x', out: [ok], site: roomy }
+  wait: { run: 'echo \"wait 1\" >> $MARKS; until test -e $GO; do sleep 0.05; done; echo 1 > outputs/one/n', out: [one], site: b }
+  use: { run: 'sha256sum < inputs/single/single.bin > outputs/two/sum', in: [single, one], out: [two], site: b }
+  beside: { run: 'cp inputs/one/n outputs/three/', in: [one], out: [three], site: b }
 ";
-    let project = world.project("big", yaml, &[]);
-    let ran = world.cli(&["run", &project, "--site", "roomy"]);
-    assert_eq!(ran.code, 1, "{ran}");
-    assert!(ran.err.to_lowercase().contains("space"), "{ran}");
-    // The site is still one: what fits runs there.
-    let yaml = "project: little\nstages: { a: { run: 'echo 1 > outputs/b/x', out: [b], site: tight } }\n";
-    let project = world.project("little", yaml, &[]);
-    let ran = world.cli(&["run", &project, "--site", "roomy"]);
-    assert_eq!(ran.code, 0, "{ran}\n{}", world.logs());
-    // First, or the world's directory could not be removed.
-    drop(mount);
+    let dir = world.project("only", &yaml.replace("$GO", &world.path("go").display().to_string()), &[]);
+    fs::write(format!("{dir}/single.bin"), noise(12, 2_000_000)).unwrap();
+    let run = world.ok(&["run", &dir, "--detach", "--site", "a"]).trim().to_owned();
+    world.wait_mark("wait", 1);
+    assert!(damage(&world.site_dir("a")) > 0);
+    world.let_go("go");
+    let view = world.wait_run(&run, &["succeeded", "failed", "stopped"]);
+    assert_eq!(states(&view), "beside succeeded, use failed, wait succeeded", "{view:#}\n{}", world.logs());
+    let why = workload(&view, "use")["why"].as_str().unwrap().to_owned();
+    assert!(why.contains("the input single") && why.contains("chunk") && why.contains("damaged"), "{why}");
+    // The rest is whole: what else was made can be had, and the store takes the data anew.
+    world.ok(&["data", "get", "three", world.path("three").to_str().unwrap(), "--site", "b"]);
+    world.ok(&["data", "add", "single", &format!("{dir}/single.bin"), "--site", "a"]);
+    let retried = world.cli(&["retry", &run]);
+    assert_eq!(retried.code, 0, "{retried}\n{}", world.logs());
 }

@@ -1,13 +1,12 @@
 //! Data that must stay at home, training elsewhere, a gated test, and a service that answers.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use serde_json::Value;
 
-use super::world::{World, states, tree, workload};
+use super::world::{World, noise, outputs, states, tree, workload};
 
 const SITES: [(&str, &[&str]); 3] = [
     ("onprem", &["--label", "visibility=private", "--price", "cpu_hour=0.12", "--price", "egress_gib=0.02"]),
@@ -51,18 +50,6 @@ services:
     resources: { cpus: 0.5 }
 "#;
 
-/// Bytes that don't compress, so that they are found in a store as they are.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let step = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u8
-    };
-    std::iter::repeat_with(step).take(length).collect()
-}
-
 fn get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("{address}: {error}"));
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
@@ -73,14 +60,6 @@ fn get(address: &str, path: &str) -> String {
 
 fn holds(dir: &std::path::Path, bytes: &[u8]) -> bool {
     tree(dir).values().any(|file| file.windows(bytes.len()).any(|window| window == bytes))
-}
-
-fn outputs(view: &Value) -> BTreeMap<String, String> {
-    let versions = view["workloads"].as_array().unwrap().iter().flat_map(|workload| {
-        let outputs = workload["outputs"].as_object().cloned().unwrap_or_default();
-        outputs.into_iter().map(|(name, output)| (name, output["version"].as_str().unwrap().to_owned()))
-    });
-    versions.collect()
 }
 
 #[test]

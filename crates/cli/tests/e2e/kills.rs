@@ -1,12 +1,12 @@
 //! kill -9 of the control plane, of agents and of shims, and a control plane that is away: what ran goes on, nothing
 //! runs twice at once, and what comes out is what would have come out anyway.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::world::{World, kill_pid, states, wait, workload};
+use super::world::{World, draws, kill_pid, outputs, states, wait, workload};
 
 const SITES: [(&str, &[&str]); 2] = [("a", &[]), ("b", &[])];
 /// Rounds of kills, and the seed they are drawn from unless `TOMBOLO_E2E_SEED` names another.
@@ -134,14 +134,6 @@ for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done
 { cat inputs/$1; echo $2; } | sha256sum > outputs/$2/n
 ";
 
-fn outputs(view: &Value) -> BTreeMap<String, String> {
-    let versions = view["workloads"].as_array().unwrap().iter().flat_map(|workload| {
-        let outputs = workload["outputs"].as_object().cloned().unwrap_or_default();
-        outputs.into_iter().map(|(name, output)| (name, output["version"].as_str().unwrap().to_owned()))
-    });
-    versions.collect()
-}
-
 #[test]
 fn kills_at_random_change_nothing_that_comes_out() {
     let seed = std::env::var("TOMBOLO_E2E_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(SEED);
@@ -156,13 +148,7 @@ fn kills_at_random_change_nothing_that_comes_out() {
     let calm_marks: usize = (1..=5).map(|n| world.marks_of(&format!("s{n}")).len()).sum();
     assert_eq!(calm_marks, 5);
     let run = world.ok(&["run", &dir, "--detach", "--force"]).trim().to_owned();
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut draw = |below: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % below
-    };
+    let mut draw = draws(seed);
     let mut told = Vec::new();
     for _ in 0..ROUNDS {
         until(Instant::now() + Duration::from_millis(draw(900)));

@@ -1,12 +1,19 @@
 //! Whole ways through the real program: a control plane and sites as processes of their own, killed and started again
 //! as a machine or a person would. Stages are plain shell, so that nothing has to be installed.
 
+mod apart;
+mod buckets;
+mod clock;
 mod data;
 mod demo;
 mod expect;
+mod flights;
+mod full;
 mod hybrid;
 mod imports;
 mod kills;
+mod moves;
+mod net;
 mod refusals;
 mod runs;
 #[path = "../../../connect/tests/servers/mod.rs"]

@@ -1,6 +1,7 @@
 //! A control plane and its sites, in a directory that is gone afterwards together with all that was started in it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::net::UdpSocket;
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+
+use super::net::{self, Apart};
 
 /// How long anything that is waited for may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -25,6 +28,11 @@ pub struct World {
     /// HTTP and agents; both stay as they are when the control plane is started again.
     listen: [String; 2],
     agents: BTreeMap<String, Child>,
+    /// What the control plane is given beside its addresses.
+    server_args: Vec<String>,
+    /// What the control plane and the agents, though no other command, find in their environment.
+    env: Vec<(String, OsString)>,
+    net: Option<Apart>,
 }
 
 /// What a command came to.
@@ -41,7 +49,33 @@ impl World {
         let dir = tempfile::Builder::new().prefix("tombolo-e2e-").tempdir().unwrap();
         let agents = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let listen = ["127.0.0.1:0".to_owned(), agents];
-        World { dir, server: None, listen, agents: BTreeMap::new() }
+        let (agents, server_args, env) = (BTreeMap::new(), Vec::new(), Vec::new());
+        World { dir, server: None, listen, agents, server_args, env, net: None }
+    }
+
+    /// A control plane with a relay, and two sites, `a` and `b`, that reach it and not each other.
+    pub fn apart(net: Apart) -> World {
+        let at = |port: u16| format!("{}:{port}", net::CONTROL);
+        let mut world = World::empty();
+        world.net = Some(net);
+        world.listen = [at(7070), at(7071)];
+        world.server_args = vec!["--relay-listen".to_owned(), at(7072)];
+        world.start_server();
+        world.join("a", &[]);
+        world.join("b", &[]);
+        world
+    }
+
+    pub fn net(&self) -> &Apart {
+        self.net.as_ref().expect("this world has a network of its own")
+    }
+
+    /// A control plane without sites that, like the agents that come, finds something in its environment.
+    pub fn start_with_env(env: Vec<(String, OsString)>) -> World {
+        let mut world = World::empty();
+        world.env = env;
+        world.start_server();
+        world
     }
 
     /// A control plane without sites.
@@ -76,8 +110,9 @@ impl World {
     pub fn start_server(&mut self) {
         let context = self.path("context.json");
         let _ = fs::remove_file(&context);
-        let mut command = self.command("server.log");
+        let mut command = self.command("server");
         command.args(["server", "--listen", &self.listen[0], "--agent-listen", &self.listen[1]]);
+        command.args(&self.server_args);
         self.server = Some(command.spawn().unwrap());
         let address = wait(SOON, "the control plane serves", || {
             let context: Value = serde_json::from_slice(&fs::read(&context).ok()?).ok()?;
@@ -91,10 +126,25 @@ impl World {
         end(self.server.take().expect("it runs"));
     }
 
+    /// Waits until the control plane has ended by itself; how.
+    pub fn wait_server_end(&mut self) -> std::process::ExitStatus {
+        let mut server = self.server.take().expect("it runs");
+        wait(SOON, "the control plane has ended", || server.try_wait().unwrap())
+    }
+
+    /// Pids of the control plane and the agents.
+    pub fn pids(&self) -> Vec<u32> {
+        self.server.iter().chain(self.agents.values()).map(Child::id).collect()
+    }
+
     pub fn join(&mut self, site: &str, facts: &[&str]) {
         let token = self.ok(&["site", "token", "--site", site]);
+        self.join_with(site, &token, facts);
+    }
+
+    pub fn join_with(&mut self, site: &str, token: &str, facts: &[&str]) {
         let address = self.address();
-        let mut command = self.command(&format!("{site}.log"));
+        let mut command = self.command(site);
         command.args(["agent", "join", &address, "--token", token.trim(), "--name", site]);
         command.args(["--cpus", "8", "--memory", "4GiB", "--disk", "10GiB"]).args(facts);
         self.agents.insert(site.to_owned(), command.spawn().unwrap());
@@ -115,15 +165,17 @@ impl World {
     }
 
     pub fn start_agent(&mut self, site: &str) {
-        let mut command = self.command(&format!("{site}.log"));
+        let mut command = self.command(site);
         command.args(["agent", "run", "--dir"]).arg(self.site_dir(site));
         self.agents.insert(site.to_owned(), command.spawn().unwrap());
     }
 
-    /// A process that lives until it is killed; what it says goes to the end of `log`.
-    fn command(&self, log: &str) -> Command {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.path(log)).unwrap();
-        let mut command = self.program();
+    /// The control plane or an agent, which lives until it is killed; what it says goes to the end of its log.
+    fn command(&self, who: &str) -> Command {
+        let log = self.path(&format!("{who}.log"));
+        let log = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        let mut command = self.program_of(who);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.env("TOMBOLO_LOG", "info,iroh=error,noq=error").process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command
@@ -131,7 +183,16 @@ impl World {
 
     /// The program with this world's settings and nobody else's.
     pub fn program(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tombolo"));
+        self.program_of("server")
+    }
+
+    /// The program where the control plane or a site is in the network.
+    fn program_of(&self, who: &str) -> Command {
+        let program = env!("CARGO_BIN_EXE_tombolo");
+        let mut command = match &self.net {
+            None => Command::new(program),
+            Some(net) => net.command(who, program),
+        };
         command.env_remove("TOMBOLO_SERVER").env_remove("TOMBOLO_TOKEN");
         // A test that is killed leaves neither control plane nor agents behind.
         command.env("TOMBOLO_DIE_WITH_PARENT", "1");
@@ -214,8 +275,12 @@ impl World {
 
     /// Waits until a run is in one of these states; what it is then.
     pub fn wait_run(&self, run: &str, states: &[&str]) -> Value {
+        self.wait_run_within(SOON, run, states)
+    }
+
+    pub fn wait_run_within(&self, limit: Duration, run: &str, states: &[&str]) -> Value {
         let mut last = Value::Null;
-        let found = poll(SOON, || {
+        let found = poll(limit, || {
             last = self.try_json(&["ps", run])?[0].clone();
             states.contains(&last["state"].as_str()?).then(|| last.clone())
         });
@@ -339,6 +404,42 @@ pub fn processes_of(dir: &Path) -> Vec<(i32, String)> {
         }
     }
     found
+}
+
+/// Versions of a run's outputs by name.
+pub fn outputs(view: &Value) -> BTreeMap<String, String> {
+    let versions = view["workloads"].as_array().unwrap().iter().flat_map(|workload| {
+        let outputs = workload["outputs"].as_object().cloned().unwrap_or_default();
+        outputs.into_iter().map(|(name, output)| (name, output["version"].as_str().unwrap().to_owned()))
+    });
+    versions.collect()
+}
+
+/// Bytes that don't compress, so that they are found in a store as they are.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut draw = draws(seed);
+    std::iter::repeat_with(|| draw(256) as u8).take(length).collect()
+}
+
+/// Numbers below what is asked for, the same ones for the same seed (xorshift).
+pub fn draws(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) % below
+    }
+}
+
+/// Whether tests may install Python packages.
+pub fn may_install() -> bool {
+    std::env::var_os("TOMBOLO_E2E").is_some_and(|value| value != "0")
+}
+
+/// Says that a test, or a part of it, can't be tried here. `cargo xtask test` lists these words in its summary.
+pub fn left_out(why: &str) {
+    println!("SKIPPED: {why}");
 }
 
 /// Every file below a directory with its bytes, by its path from there.

@@ -4,6 +4,7 @@
 
 pub mod kafka;
 pub mod postgres;
+pub mod s3;
 
 use std::net::TcpListener;
 use std::process::Child;

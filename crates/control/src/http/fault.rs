@@ -55,7 +55,7 @@ impl Fault {
 
     pub fn unauthorized(title: impl Into<String>) -> Fault {
         Fault::new(StatusCode::UNAUTHORIZED, "unauthorized", title)
-            .hint("send `Authorization: Bearer <token>`; an admin makes tokens with `tombolo token create`")
+            .hint("give one that holds: --token or $TOMBOLO_TOKEN, in HTTP `Authorization: Bearer <token>`; an admin makes them with `tombolo token create`")
     }
 
     /// Too much at once; the caller may come again soon.
@@ -98,7 +98,8 @@ impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Fault {
         let title = refusal.to_string();
         match refusal {
-            Refusal::NoRun(_) | Refusal::NoWorkload(_) | Refusal::NoSite(_) => Fault::not_found(title),
+            Refusal::NoRun(_) | Refusal::NoWorkload(_) => Fault::not_found(title),
+            Refusal::NoSite(_) => Fault::not_found(title).hint("`tombolo site ls` lists those that there are"),
             Refusal::RunExists(_) => Fault::conflict("run-exists", title),
             Refusal::SiteExists(_) => {
                 Fault::conflict("site-exists", title).hint("let the agent join under another name")
@@ -153,6 +154,6 @@ impl From<KeptError> for Fault {
 impl From<CallError> for Fault {
     fn from(error: CallError) -> Fault {
         Fault::unavailable("site-unreachable", error.to_string())
-            .hint("see `tombolo sites`; what runs there goes on, and answers when the line is back")
+            .hint("see `tombolo site ls`; what runs there goes on, and answers when the line is back")
     }
 }

@@ -56,7 +56,8 @@ pub(super) async fn remove(
     At(name): At<Name>,
 ) -> Result<StatusCode, Fault> {
     if shared.engine.store().secret(&name).await?.is_none() {
-        return Err(Fault::not_found(format!("there is no secret {name}")));
+        return Err(Fault::not_found(format!("there is no secret {name}"))
+            .hint("`tombolo secret ls` lists those that there are"));
     }
     let removed = shared.engine.change(move |_, now| {
         let audit = caller.done(now, &name, None);

@@ -48,7 +48,7 @@ async fn view(shared: &Shared, id: SiteId) -> Result<SiteView, Fault> {
 }
 
 fn missing(id: &SiteId) -> Fault {
-    Fault::not_found(format!("there is no site {id}")).hint("`tombolo sites` lists those that there are")
+    Fault::not_found(format!("there is no site {id}")).hint("`tombolo site ls` lists those that there are")
 }
 
 /// Changes what an operator says of a site; what is absent stays.

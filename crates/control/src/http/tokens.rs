@@ -71,7 +71,7 @@ pub(super) async fn revoke(
         return Err(Fault::conflict("own-token", title));
     }
     let known = found(&shared, &id).await?.ok_or_else(|| {
-        Fault::not_found("there is no such token").hint("`tombolo token list` shows the ids of those that there are")
+        Fault::not_found("there is no such token").hint("`tombolo token ls` shows the ids of those that there are")
     })?;
     let revoked = shared.engine.change(move |_, now| {
         let audit = caller.done(now, &known.id, Some(known.name));

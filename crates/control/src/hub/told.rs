@@ -39,7 +39,7 @@ impl Told {
 /// The messages that say all of it; one at least, since it also answers. Each stands for itself: what a message does
 /// not name stays as it is.
 pub fn parts(answers: u64, desired: Desired, mut secrets: Secrets, revoked: Option<BTreeSet<String>>) -> Vec<Down> {
-    let empty = || Down { answers, desired: Desired::default(), secrets: Secrets::new(), revoked: None };
+    let empty = || Down { answers, desired: Desired::default(), secrets: Secrets::new(), revoked: None, now: None };
     let mut parts = vec![Down { revoked, ..empty() }];
     let mut bytes = 0;
     for assignment in desired.assignments {

@@ -13,8 +13,8 @@ use crate::index::DigestSet;
 use crate::session::lock;
 use crate::store::{Hold, Store};
 
-/// Chunks that are read before they are sent: 4 MiB at most.
-const AHEAD_CHUNKS: usize = 16;
+/// Stored bytes that are read before they are sent; a chunk more, at most.
+const AHEAD_BYTES: usize = 1 << 20;
 
 /// What one stream has brought its peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,8 +69,9 @@ where
                     answer(&mut send, &Answer::Refused(why), &mut served).await?;
                     break;
                 }
-                for digests in digests.chunks(AHEAD_CHUNKS) {
-                    send_chunks(store, &mut send, digests.to_vec(), &mut served).await?;
+                let mut rest = digests;
+                while !rest.is_empty() {
+                    rest = send_some(store, &mut send, rest, &mut served).await?;
                 }
             }
         }
@@ -107,32 +108,49 @@ async fn send_manifest(send: &mut (impl AsyncWrite + Unpin), serving: &Serving, 
     Ok(())
 }
 
-async fn send_chunks(
+/// Sends the first of the chunks, as many as are read at once. Answers with the others.
+async fn send_some(
     store: &Store,
     send: &mut (impl AsyncWrite + Unpin),
-    digests: Vec<Digest>,
+    mut digests: Vec<Digest>,
     served: &mut Served,
-) -> io::Result<()> {
+) -> io::Result<Vec<Digest>> {
     let store = store.clone();
-    served.chunks += digests.len() as u64;
-    let frames = tokio::task::spawn_blocking(move || {
-        let mut frames = Vec::new();
-        for digest in digests {
-            let answer = match store.read_verified(&digest) {
+    let before = digests.len();
+    let read = tokio::task::spawn_blocking(move || {
+        let (mut frames, mut done) = (Vec::new(), 0);
+        for digest in &digests {
+            if frames.len() >= AHEAD_BYTES {
+                break;
+            }
+            done += 1;
+            let answer = match store.read_verified(digest) {
                 Ok((stored, raw)) => Answer::Chunk { raw, stored },
                 Err(error) => {
                     tracing::warn!(%error, "a chunk that a peer wants can't be read");
+                    set_aside(&store, &error);
                     Answer::Absent(told(&error))
                 }
             };
             answer.frame(&mut frames);
         }
-        frames
+        (frames, digests.split_off(done))
     });
-    let frames = frames.await.map_err(io::Error::other)?;
+    let (frames, rest) = read.await.map_err(io::Error::other)?;
+    served.chunks += (before - rest.len()) as u64;
     served.bytes_wire += frames.len() as u64;
     send.write_all(&frames).await?;
-    send.flush().await
+    send.flush().await?;
+    Ok(rest)
+}
+
+/// What is damaged stays no longer than until it is found: while it is there it is offered to every peer, and who adds
+/// the same data again is told that it is here already.
+fn set_aside(store: &Store, error: &DataError) {
+    let (DataError::CorruptChunk { pack, .. } | DataError::CorruptPack { pack, .. }) = error else { return };
+    if let Err(error) = store.check_pack(pack) {
+        tracing::warn!(%error, pack, "what is damaged can't be set aside");
+    }
 }
 
 async fn answer(send: &mut (impl AsyncWrite + Unpin), answer: &Answer, served: &mut Served) -> io::Result<()> {

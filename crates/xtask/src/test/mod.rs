@@ -219,6 +219,8 @@ fn run_lane(root: &Path, lane: Lane, built: &Built, env: Option<(&str, String)>)
             .env("CARGO_PKG_NAME", &program.package);
         command.envs(built.bins.iter().map(|(name, file)| (format!("CARGO_BIN_EXE_{name}"), file)));
         command.envs(env.clone());
+        // What a test that passed says of what it left out is in its output.
+        command.arg("--show-output");
         follow(command, &what, &mut tally)?;
     }
     Ok(tally)
@@ -246,8 +248,9 @@ fn follow(mut command: Command, what: &str, tally: &mut Tally) -> Result<()> {
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                println!("{line}");
-                tally.line(&line);
+                if tally.line(&line) {
+                    println!("{line}");
+                }
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
