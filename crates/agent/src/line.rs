@@ -39,7 +39,10 @@ pub async fn hold(
                 if mind.send(Wake::LineLost).await.is_err() {
                     return;
                 }
-                let why = match connection.close_reason() {
+                // Read before hanging up, which would put itself in the place of what the other side has said.
+                let reason = connection.close_reason();
+                connection.close(0u32.into(), b"the agent hangs up");
+                let why = match reason {
                     Some(ConnectionError::ApplicationClosed(closed)) => {
                         if closed.error_code == CLOSE_REVOKED.into() && mind.send(Wake::Revoked).await.is_err() {
                             return;
@@ -69,7 +72,7 @@ pub async fn hold(
     }
 }
 
-/// Until the connection ends; `greeted` is set once the control plane has said something.
+/// Until either side has said its last; `greeted` is set once the control plane has said something.
 async fn serve(
     config: &Config,
     endpoint: &Endpoint,
@@ -121,7 +124,6 @@ async fn serve(
         ended = writing => ended,
     };
     calls.abort();
-    connection.close(0u32.into(), b"the agent hangs up");
     ended
 }
 

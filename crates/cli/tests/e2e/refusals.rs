@@ -108,7 +108,6 @@ fn a_stage_for_an_unknown_site_says_so() {
 }
 
 #[test]
-#[ignore = "shows a bug: the agent of an idle site that is revoked mostly logs no reason"]
 fn a_revoked_site_is_out_at_once() {
     let world = World::with_sites(&[("here", &[]), ("there", &[])]);
     world.ok(&["site", "revoke", "there"]);
