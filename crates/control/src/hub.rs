@@ -133,6 +133,7 @@ impl Hub {
     pub fn disconnect(&self, site: &SiteId) {
         if let Some(connected) = self.lock().remove(site) {
             close_revoked(&connected.connection);
+            self.0.moving.lock().expect("nobody panics while holding it").remove(site);
         }
         self.0.revocations.send_replace(());
     }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::serve::ListenerExt;
 use ed25519_dalek::SigningKey;
 use iroh_relay::server::{Access, AccessControl, ClientRequest, RelayConfig, Server, ServerConfig};
 use nix::fcntl::{Flock, FlockArg};
@@ -150,6 +151,12 @@ pub async fn serve(options: ServerOptions, ready: impl FnOnce(ServerReady)) -> R
     let router = http::router(App { engine, hub, secrets, joined });
     tracing::info!(%address, "serving");
     ready(ServerReady { address, token_file });
+    // Events are small and follow one another: without this each waits for the acknowledgement of the one before.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection stays slow");
+        }
+    });
     axum::serve(listener, router).await.map_err(ServerError::Http)
 }
 

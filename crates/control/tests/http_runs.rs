@@ -48,7 +48,13 @@ async fn a_refused_create_takes_no_key() {
 async fn what_no_world_can_run_is_refused() {
     let api = api().await;
     api.ready().await;
-    let cases: [(&str, &str, Value); 14] = [
+    let kafka = |brokers: &[&str]| json!({ "import": { "kafka": { "brokers": brokers, "topic": "t" } } });
+    let password = json!({ "import": { "postgres": { "url": "postgres://u:pw@db/d", "query": "select 1" } } });
+    let expected =
+        json!({ "flights": { "path": null, "residency": [], "expect": { "unique": ["x".repeat(10_000)] } } });
+    let cases: [(&str, &str, Value); 16] = [
+        ("/project/workloads/make/command", "one output and without inputs", kafka(&["b:9092"])),
+        ("/project/data", "is too much", expected),
         ("/project/workloads/make/inputs/x", "reads nothing-made", json!("nothing-made")),
         ("/project/workloads/use/kind/job/outputs/0", "has a name that is taken", json!("made")),
         ("/project/workloads/make/kind/job/outputs/0", "has a name that is taken", json!("flights")),
@@ -75,6 +81,14 @@ async fn what_no_world_can_run_is_refused() {
         let answer = api.post("/v1/runs", body.clone()).await;
         answer.problem(422);
         assert!(answer.text.contains(says), "{place}: {}", answer.text);
+    }
+    for (says, command) in [("no place in a project file", password), ("names no broker", kafka(&[]))] {
+        let mut body = run_body();
+        body["project"]["workloads"]["make"]["inputs"] = json!({});
+        body["project"]["workloads"]["make"]["command"] = command;
+        let answer = api.post("/v1/runs", body).await;
+        answer.problem(422);
+        assert!(answer.text.contains(says), "{}", answer.text);
     }
     let mut body = run_body();
     body["project"]["data"]["unheard"] = json!({ "path": null, "residency": [] });

@@ -58,6 +58,18 @@ impl Source {
         }
     }
 
+    /// Whether it is what a project file may say: who speaks to the API may not have read it from one.
+    pub fn check(&self) -> Result<(), String> {
+        let query = match self {
+            Source::Postgres { query, .. } => Some(query.as_str()),
+            Source::Objects { .. } | Source::Web { .. } | Source::Kafka { .. } => None,
+        };
+        match Source::parse(&self.to_string(), query)? == *self {
+            true => Ok(()),
+            false => Err("the source is not written as a project file has it".to_owned()),
+        }
+    }
+
     /// Whether an import goes on where the last one ended, and so reads what that one left.
     pub fn is_incremental(&self) -> bool {
         matches!(self, Source::Kafka { .. })
@@ -127,6 +139,24 @@ mod tests {
         check("https://example.org/a.csv?v=2", None, "Web");
         check("postgres://shop@db/shop", Some("select 1;\n"), r#"query: "select 1""#);
         check("kafka://a,b:9093/clicks", None, r#"brokers: ["a:9092", "b:9093"], topic: "clicks""#);
+    }
+
+    #[test]
+    fn what_a_project_file_could_not_say_is_refused() {
+        for (from, query) in
+            [("s3://lake/a", None), ("postgres://shop@db/shop", Some("select 1")), ("kafka://a/b", None)]
+        {
+            Source::parse(from, query).unwrap().check().unwrap();
+        }
+        let kafka = |brokers: &[&str], topic: &str| Source::Kafka {
+            brokers: brokers.iter().map(|broker| (*broker).to_owned()).collect(),
+            topic: topic.to_owned(),
+        };
+        let with_password = Source::Postgres { url: "postgres://shop:pw@db/shop".into(), query: "select 1".into() };
+        let disguised = Source::Web { url: "s3://lake/a".into() };
+        for bad in [kafka(&[], "t"), kafka(&["a:9092"], ""), kafka(&["a"], "t"), with_password, disguised] {
+            assert!(bad.check().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

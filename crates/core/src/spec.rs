@@ -17,6 +17,8 @@ pub const GRACE_DEFAULT: Millis = Millis::from_secs(30);
 /// over again and again between two reports, and nothing would ever finish.
 pub const FAILOVER_AFTER_MIN: Millis = Millis::from_secs(15);
 pub const STAGES_MAX: usize = 2_000;
+/// Distinct priorities in a project: a run is planned once for each in a pass.
+pub const PRIORITIES_MAX: usize = 16;
 
 /// A project file, whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_core::expect::Expect;
-use tombolo_core::spec::{DataSpec, Kind, Logs, Objective, ProjectSpec, STAGES_MAX, WorkloadSpec};
+use tombolo_core::spec::{DataSpec, Kind, Logs, Objective, PRIORITIES_MAX, ProjectSpec, STAGES_MAX, WorkloadSpec};
 use tombolo_core::{Millis, Name, Residency};
 
 use super::fault::{Sink, Span, nearest, quoted};
@@ -101,6 +101,13 @@ pub(super) fn project(root: &Node, sink: &mut Sink, loader: &dyn Loader) -> Opti
             }
             workloads.extend(reader.workload(&entry.key, &entry.node, service));
         }
+    }
+    let mut priorities = BTreeSet::new();
+    if let Some(work) =
+        workloads.iter().find(|w| priorities.insert(w.spec.priority) && priorities.len() > PRIORITIES_MAX)
+    {
+        let message = format!("there are more than {PRIORITIES_MAX} different priorities");
+        reader.fault(work.name.span, message, "give stages that may wait for one another the same");
     }
     let nothing = [fields.get("stages"), fields.get("services")]
         .into_iter()

@@ -3,8 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tombolo_core::expect::{COLUMN_NAME_BYTES_MAX, COLUMNS_MAX, Expect, SET_VALUES_MAX, Value};
 use tombolo_core::site::{Labels, Prices};
-use tombolo_core::spec::{Bound, FAILOVER_AFTER_MIN, Objective, ProjectSpec, STAGES_MAX, WorkloadSpec};
+use tombolo_core::spec::{
+    Bound, Command, FAILOVER_AFTER_MIN, Objective, PRIORITIES_MAX, ProjectSpec, STAGES_MAX, WorkloadSpec,
+};
 use tombolo_core::{Millis, Name, Resources};
 
 use super::fault::Fault;
@@ -17,6 +20,8 @@ const GPUS_MAX: u32 = 10_000;
 const SPAN_MAX: Millis = Millis::from_secs(10 * 366 * 24 * 3600);
 const PRIORITY_MAX: i32 = 1_000;
 const DATASETS_MAX: usize = 2_000;
+/// Longest text that a value is compared with.
+const VALUE_BYTES_MAX: usize = 10_000;
 const LABELS_MAX: usize = 100;
 const LABEL_BYTES_MAX: usize = 200;
 
@@ -29,6 +34,12 @@ pub fn project(spec: &ProjectSpec) -> Result<(), Fault> {
         return Err(bad(title));
     }
     objective(Some(spec.objective))?;
+    if spec.workloads.values().map(|spec| spec.priority).collect::<BTreeSet<_>>().len() > PRIORITIES_MAX {
+        return Err(bad(format!("a project has at most {PRIORITIES_MAX} different priorities")));
+    }
+    for (name, expect) in spec.data.iter().filter_map(|(name, data)| Some((name, data.expect.as_ref()?))) {
+        expectations(name, expect)?;
+    }
     let mut makers: BTreeMap<&Name, Option<&Name>> = spec.data.keys().map(|name| (name, None)).collect();
     for (name, workload) in &spec.workloads {
         for output in workload.outputs() {
@@ -70,7 +81,16 @@ fn workload(name: &Name, spec: &WorkloadSpec, makers: &BTreeMap<&Name, Option<&N
     if spec.service().is_some_and(|service| service.replicas == 0) {
         return Err(bad(format!("the service {name} has no replicas")));
     }
+    if let Command::Import(source) = &spec.command {
+        if !spec.inputs.is_empty() || job.is_none_or(|job| job.outputs.len() != 1) {
+            return Err(bad(format!("the import {name} has to be a job with one output and without inputs")));
+        }
+        source.check().map_err(|why| bad(format!("{name} can't be imported: {why}")))?;
+    }
     if let Some(job) = job {
+        for (output, expect) in &job.expect {
+            expectations(output, expect)?;
+        }
         if let Some(output) = job.release.iter().find(|output| !job.outputs.contains(*output)) {
             return Err(bad(format!("{name} releases {output}, which it does not make")));
         }
@@ -82,6 +102,24 @@ fn workload(name: &Name, spec: &WorkloadSpec, makers: &BTreeMap<&Name, Option<&N
         }
     }
     Ok(())
+}
+
+fn expectations(name: &Name, expect: &Expect) -> Result<(), Fault> {
+    let long = |value: &&Value| matches!(value, Value::Text(text) if text.len() > VALUE_BYTES_MAX);
+    let mut named = expect.columns.keys().chain(&expect.unique);
+    let fits = expect.columns.len().max(expect.unique.len()) <= COLUMNS_MAX
+        && named.all(|column| column.len() <= COLUMN_NAME_BYTES_MAX)
+        && expect.columns.values().all(|column| {
+            let mut values = column.one_of.iter().chain(&column.min).chain(&column.max);
+            column.one_of.len() <= SET_VALUES_MAX && !values.any(|value| long(&value))
+        });
+    fits.then_some(()).ok_or_else(|| {
+        let title = format!(
+            "what is expected of {name} is too much: at most {COLUMNS_MAX} columns with names of \
+             {COLUMN_NAME_BYTES_MAX} bytes, sets of {SET_VALUES_MAX} values, and values of {VALUE_BYTES_MAX} bytes"
+        );
+        bad(title)
+    })
 }
 
 /// Takes stages away whose inputs are all there until none is left, or only cycles are.

@@ -218,6 +218,10 @@ impl World {
         let mut inputs: Vec<_> =
             spec.inputs.values().filter_map(|source| self.input(run, source, index, seen)).collect();
         inputs.push(self.version_input(Name::new("code").expect("a fixed name"), &run.code, seen));
+        // It goes on from there, and brings it wherever it is placed.
+        if let Some(state) = record.state_dir.filter(|state| self.versions.contains_key(state)) {
+            inputs.push(self.version_input(Name::new("state").expect("a fixed name"), &state, seen));
+        }
         let past = self.history.get(&(run.id.project().clone(), record.id.name.clone()));
         let durations = past.map(|past| {
             let estimate = |millis: &Millis| Estimate { millis: *millis, source: Source::History };

@@ -158,6 +158,11 @@ impl World {
             self.workloads.get_mut(id).expect("known to be live").outputs = kept;
         }
         self.note_attempt(site, id, finish, &outcome, now);
+        if let Some(version) = finish.state {
+            // State derives from what the workload read, what it had gone on from included, and follows the same rule.
+            let residency = self.inherited(id);
+            self.enter_version(version, 0, 0, residency, site, Some(id.clone()), now);
+        }
         let record = self.workloads.get_mut(id).expect("known to be live");
         record.state_dir = finish.state.or(record.state_dir);
         if matches!(record.state, State::Ready { since, .. } if now.since(since) >= SERVED_WELL) {
@@ -169,15 +174,9 @@ impl World {
             Some(at) => format!("{outcome}; tries again in {}", at.since(now)),
             None => outcome.to_string(),
         });
-        let left_state = finish.state;
         if let Ok(next) = record.state.step(Step::Ended { outcome, retry_at }, now) {
             record.state = next;
             record.stopping = false;
-        }
-        if let Some(version) = left_state {
-            // State derives from what the workload read, and follows the same rule.
-            let residency = self.inherited(id);
-            self.enter_version(version, 0, 0, residency, site, Some(id.clone()), now);
         }
         self.touch(id);
         self.tell(now, id, text);
@@ -341,13 +340,15 @@ impl World {
         }
     }
 
-    /// The residency of whatever derives from a workload's inputs.
+    /// The residency of whatever derives from what a workload reads.
     pub fn inherited(&self, id: &WorkloadId) -> Residency {
         let Some(run) = self.runs.get(&id.run) else { return Residency::anywhere() };
         let record = &self.workloads[id];
         let own = record.spec.job().map(|job| job.keep_at.clone()).unwrap_or_default();
         let versions = record.spec.inputs.values().filter_map(|source| self.resolve(run, source)).chain([run.code]);
-        versions.fold(own, |all, version| match self.versions.get(&version) {
+        // What an import goes on from is part of what it makes.
+        let goes_on = record.state_dir.filter(|_| matches!(record.spec.command, Command::Import(_)));
+        versions.chain(goes_on).fold(own, |all, version| match self.versions.get(&version) {
             Some(version) => all.and(&version.residency),
             // Of what is forgotten nobody knows the rules any more: then nowhere is allowed.
             None => all.and(&Residency::keep_at(Selector::default())),

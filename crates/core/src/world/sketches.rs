@@ -19,7 +19,7 @@ const COMPARING_MAX: usize = 128;
 /// Versions of a site that are counted together, the newest first.
 const HELD_MAX: usize = 32;
 /// Versions of which it is remembered what they share with others; beyond it all is forgotten and compared again.
-const REMEMBERED_MAX: usize = 4096;
+const REMEMBERED_MAX: usize = 256;
 
 /// The sketches of known versions. A clone shares them.
 #[derive(Debug, Clone, Default)]
@@ -28,7 +28,7 @@ pub(super) struct Sketches {
     /// By the number under which each came, so that the newest is last.
     order: BTreeMap<u64, VersionId>,
     next: u64,
-    compared: BTreeMap<VersionId, Compared>,
+    compared: BTreeMap<VersionId, Arc<Compared>>,
 }
 
 /// What a version shares with those of lower numbers than `until`.
@@ -71,7 +71,8 @@ impl Sketches {
         if self.compared.len() >= REMEMBERED_MAX {
             self.compared.clear();
         }
-        let compared = self.compared.entry(*id).or_default();
+        // Copied only where a plan that is being made looks at it too.
+        let compared = Arc::make_mut(self.compared.entry(*id).or_default());
         let newest = self.order.range(compared.until..).rev().take(COMPARED_MAX).map(|(_, other)| *other);
         let mut fresh = Vec::new();
         for other in newest.filter(|other| other != id) {
@@ -144,12 +145,20 @@ impl World {
         let mut missing = BTreeMap::new();
         let (Some(record), Some(sketch)) = (self.versions.get(id), self.sketch(id)) else { return missing };
         let shared = self.sketches.compared.get(id).map_or(&[][..], |compared| &compared.with);
+        let mut held: BTreeMap<&SiteId, Vec<&Overlap>> = BTreeMap::new();
+        for (other, overlap) in shared.iter().rev() {
+            let replicas = self.versions.get(other).map(|other| &other.replicas);
+            for site in replicas.into_iter().flatten().filter(|site| !record.replicas.contains(*site)) {
+                let held = held.entry(site).or_default();
+                if held.len() < HELD_MAX {
+                    held.push(overlap);
+                }
+            }
+        }
+        // What occurs in it again and again is brought once, wherever it is brought to.
+        let alone = sketch.missing_beside(std::iter::empty());
         for site in self.sites.keys().filter(|site| !record.replicas.contains(*site)) {
-            let held = shared
-                .iter()
-                .rev()
-                .filter(|(other, _)| self.versions.get(other).is_some_and(|other| other.replicas.contains(site)));
-            let lacks = sketch.missing_beside(held.take(HELD_MAX).map(|(_, overlap)| &**overlap)).max(1);
+            let lacks = held.get(site).map_or(alone, |held| sketch.missing_beside(held.iter().copied())).max(1);
             if lacks < record.bytes {
                 missing.insert(site.clone(), lacks);
             }

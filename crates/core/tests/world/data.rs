@@ -211,3 +211,22 @@ fn a_run_whose_input_is_forgotten_is_not_retried() {
     assert!(refused.starts_with("run p-1 can't be retried: raw, which it reads, is known no more"), "{refused}");
     play.table("p-1", &[("", "failed: x=failed")]);
 }
+
+#[test]
+fn an_import_that_goes_on_is_under_the_rules_of_what_it_goes_on_from() {
+    let mut play = Play::new(&["a price=9", "b price=1"]);
+    play.submit("p-1", &["clicks kafka out=clicks keep=a"]);
+    play.step("end p-1/clicks ok clicks=old left=offsets");
+    assert_eq!(["old", "offsets"].map(|word| play.residency(word)), ["a", "a"]);
+    // The rule is taken out of the project; the records that it was for are still in the next version.
+    play.submit("p-2", &["clicks kafka out=clicks"]);
+    play.table("p-2", &[("", "active: clicks=placed@a#1")]);
+    play.step("end p-2/clicks ok clicks=more left=more-offsets");
+    assert_eq!(["more", "more-offsets"].map(|word| play.residency(word)), ["a", "a"]);
+    assert!(play.released.is_empty());
+    // Begun anew it is under its own rules alone.
+    play.try_submit("p-3", &["clicks kafka out=clicks"], true).unwrap();
+    play.table("p-3", &[("", "active: clicks=placed@b#1")]);
+    play.step("end p-3/clicks ok clicks=new");
+    assert_eq!(play.residency("new"), "anywhere");
+}

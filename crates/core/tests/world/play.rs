@@ -6,6 +6,7 @@ use tombolo_core::digest::Digest;
 use tombolo_core::residency::{Residency, Selector};
 use tombolo_core::site::{Prices, SiteInfo};
 use tombolo_core::sketch::Sketch;
+use tombolo_core::source::Source;
 use tombolo_core::spec::{Bound, Command, DataSpec, Job, Kind, Objective, ProjectSpec, Service, WorkloadSpec};
 use tombolo_core::sync::{Finish, Intent, Made, Observed, Outcome, Phase, Replicas, Report};
 use tombolo_core::workload::State;
@@ -72,7 +73,8 @@ impl<'a> Words<'a> {
     }
 }
 
-/// `train cpus=2 in=data out=model out=metrics release=model retries=1 prio=5 site=a failover=20 service replicas=2`
+/// `train cpus=2 in=data out=model out=metrics release=model retries=1 prio=5 site=a failover=20 service replicas=2
+/// keep=a kafka`
 fn workload(line: &str) -> (Name, WorkloadSpec) {
     let words = Words::of(line);
     let kind = match words.get("service") {
@@ -81,12 +83,17 @@ fn workload(line: &str) -> (Name, WorkloadSpec) {
             outputs: words.all("out").map(name).collect(),
             retries: words.number("retries", 0) as u32,
             release: words.all("release").map(name).collect(),
+            keep_at: words.get("keep").map_or(Residency::anywhere(), |at| Residency::keep_at(Selector::site(site(at)))),
             ..Job::default()
         }),
     };
+    let command = match words.get("kafka") {
+        Some(_) => Command::Import(Source::Kafka { brokers: vec!["b:9092".to_owned()], topic: words.0.to_owned() }),
+        None => Command::Run(words.get("do").unwrap_or(words.0).to_owned()),
+    };
     let spec = WorkloadSpec {
         kind,
-        command: Command::Run(words.get("do").unwrap_or(words.0).to_owned()),
+        command,
         python: None,
         image: None,
         inputs: words.all("in").map(|input| (name(input), name(input))).collect(),
