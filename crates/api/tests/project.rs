@@ -332,3 +332,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn logs_of_imported_data_can_be_kept_too() {
+    let text = "project: p\ndata:\n  clicks: {from: 'kafka://b/clicks', logs: stay}\n  open: {from: 'kafka://b/open'}\n\
+                stages:\n  a: {run: x, in: [clicks], out: [o]}\n  b: {run: x, in: [o]}\n  c: {run: x, in: [open]}\n";
+    let spec = parse(text).unwrap();
+    let stays = |name: &str| spec.logs_stay(&spec.workloads[&name.parse().unwrap()]).map(ToString::to_string);
+    assert_eq!(["clicks", "a", "b"].map(stays), ["clicks", "clicks", "clicks"].map(|name| Some(name.to_owned())));
+    assert_eq!(["open", "c"].map(stays), [None, None]);
+}

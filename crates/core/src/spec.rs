@@ -124,6 +124,8 @@ pub struct Job {
     pub keep_at: Residency,
     /// What outputs must be for the stage to succeed.
     pub expect: BTreeMap<Name, Expect>,
+    /// Beside what it reads: of an import, whether logs that tell of what it brings stay.
+    pub logs: Logs,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -241,12 +243,15 @@ impl ProjectSpec {
     }
 
     /// The dataset for whose sake a workload's log stays at its site: one that it reads, or that something which it
-    /// reads derives from. An output that is released lets go of this as of its inputs' residency.
+    /// reads derives from, or that it imports. An output that is released lets go of this as of its inputs' residency.
     pub fn logs_stay(&self, reader: &WorkloadSpec) -> Option<&Name> {
         let mut due: Vec<&Name> = Vec::new();
         let mut seen = BTreeSet::new();
         let known = |source: &Name| self.data.get_key_value(source).map(|(name, data)| (name, data.logs));
         let mut inputs: Vec<&Name> = reader.inputs.values().collect();
+        if reader.job().is_some_and(|job| job.logs == Logs::Stay) {
+            return reader.outputs().find_map(|output| self.producer(output));
+        }
         loop {
             for source in inputs {
                 match known(source) {
@@ -256,6 +261,9 @@ impl ProjectSpec {
                 }
             }
             let next = due.pop()?;
+            if self.workloads[next].job().is_some_and(|job| job.logs == Logs::Stay) {
+                return Some(next);
+            }
             inputs = match seen.insert(next) {
                 true => self.workloads[next].inputs.values().collect(),
                 false => Vec::new(),

@@ -19,13 +19,9 @@ impl Reader<'_, '_> {
     /// The stage that makes a dataset with `from`: named as the dataset, which is its only output.
     pub fn import(&mut self, key: &Key, from: &Node, fields: &Fields) -> Work {
         let word = Word { text: key.text.clone(), span: key.span };
-        for (key, hint) in [
-            ("path", "data is either here or elsewhere; leave one of `path` and `from` out"),
-            ("logs", "an import reads no data that its log could tell of; leave the key out"),
-        ] {
-            if let Some(span) = fields.span(key) {
-                self.fault(span, format!("`{key}` means nothing beside `from`"), hint);
-            }
+        if let Some(span) = fields.span("path") {
+            let hint = "data is either here or elsewhere; leave one of `path` and `from` out";
+            self.fault(span, "`path` means nothing beside `from`", hint);
         }
         let env = self.env(fields);
         let keep_at = fields.get("keep_at").and_then(|node| self.selector(node));
@@ -36,6 +32,7 @@ impl Reader<'_, '_> {
             retries: RETRIES,
             timeout: fields.get("timeout").and_then(|node| self.span(node)),
             keep_at: keep_at.map(Residency::keep_at).unwrap_or_default(),
+            logs: fields.get("logs").and_then(|node| self.logs(node)).unwrap_or_default(),
             ..Job::default()
         };
         let source = self.source(from, fields.get("query"));

@@ -423,7 +423,7 @@ impl Reader<'_, '_> {
         Dataset::Given(spec)
     }
 
-    fn logs(&mut self, node: &Node) -> Option<Logs> {
+    pub fn logs(&mut self, node: &Node) -> Option<Logs> {
         match node.text() {
             Some("readable") => Some(Logs::Readable),
             Some("stay") => Some(Logs::Stay),

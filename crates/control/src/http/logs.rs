@@ -7,7 +7,7 @@ use axum::response::Response;
 use tokio::sync::mpsc;
 use tombolo_api::stream::{Call, LogLine, LogQuery, Said};
 use tombolo_api::wire::LogParams;
-use tombolo_core::residency::{Residency, Selector};
+use tombolo_core::residency::Residency;
 use tombolo_core::world::{RunRecord, WorkloadRecord};
 use tombolo_core::{Name, RunId, SiteId, Timestamp, VersionId, WorkloadId};
 
@@ -92,14 +92,9 @@ impl Rule {
         let found = shared.engine.store().run(&record.id.run).await?;
         let (run, workloads) = found.ok_or_else(|| Fault::not_found(format!("there is no run {}", record.id.run)))?;
         let stay = run.spec.logs_stay(&record.spec).cloned();
-        let versions: Vec<_> = read_by(record, &run, &workloads).chain([Some(run.code)]).collect();
-        let residency = shared.engine.look(move |world, _| {
-            let of = |version: Option<VersionId>| Some(world.versions.get(&version?)?.residency.clone());
-            // Of what is forgotten nobody knows the rules any more; `World::inherited` takes it the same way.
-            let unknown = || Residency::keep_at(Selector::default());
-            let all = versions.into_iter().map(|version| of(version).unwrap_or_else(unknown));
-            all.fold(Residency::anywhere(), |all, one| all.and(&one))
-        });
+        let read: Vec<_> = read_by(record, &run, &workloads).chain([run.code]).collect();
+        let record = record.clone();
+        let residency = shared.engine.look(move |world, _| world.inherited_from(&record, read.into_iter()));
         Ok(Rule { stay, residency: residency.await? })
     }
 }
@@ -109,8 +104,8 @@ fn read_by<'a>(
     record: &'a WorkloadRecord,
     run: &'a RunRecord,
     workloads: &'a [WorkloadRecord],
-) -> impl Iterator<Item = Option<VersionId>> + 'a {
-    record.spec.inputs.values().map(move |source| {
+) -> impl Iterator<Item = VersionId> + 'a {
+    record.spec.inputs.values().filter_map(move |source| {
         let made = || workloads.iter().find_map(|other| other.outputs.get(source)).map(|made| made.version);
         run.data.get(source).copied().or_else(made)
     })

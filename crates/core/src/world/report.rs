@@ -344,11 +344,16 @@ impl World {
     pub fn inherited(&self, id: &WorkloadId) -> Residency {
         let Some(run) = self.runs.get(&id.run) else { return Residency::anywhere() };
         let record = &self.workloads[id];
+        let read = record.spec.inputs.values().filter_map(|source| self.resolve(run, source));
+        self.inherited_from(record, read.chain([run.code]))
+    }
+
+    /// The same of a workload whose run is over, by what it has read, its code included.
+    pub fn inherited_from(&self, record: &WorkloadRecord, read: impl Iterator<Item = VersionId>) -> Residency {
         let own = record.spec.job().map(|job| job.keep_at.clone()).unwrap_or_default();
-        let versions = record.spec.inputs.values().filter_map(|source| self.resolve(run, source)).chain([run.code]);
         // What an import goes on from is part of what it makes.
         let goes_on = record.state_dir.filter(|_| matches!(record.spec.command, Command::Import(_)));
-        versions.chain(goes_on).fold(own, |all, version| match self.versions.get(&version) {
+        read.chain(goes_on).fold(own, |all, version| match self.versions.get(&version) {
             Some(version) => all.and(&version.residency),
             // Of what is forgotten nobody knows the rules any more: then nowhere is allowed.
             None => all.and(&Residency::keep_at(Selector::default())),
