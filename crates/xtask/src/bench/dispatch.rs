@@ -16,7 +16,8 @@ const NOMAD: f64 = 1_500.0;
 
 pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     let jobs = ctx.size(JOBS, JOBS_QUICK);
-    let program = ours::build(ctx, "dev", &["--package", "tombolo-control", "--example", "bench_engine"])?;
+    let profile = if ctx.quick { "dev" } else { "dist" };
+    let program = ours::build(ctx, profile, &["--package", "tombolo-control", "--example", "bench_engine"])?;
     let shapes = [("jobs placed, each a run of its own", 1), ("jobs placed, 500 in a run", TOGETHER)];
     let mut rates = [Vec::new(), Vec::new()];
     for round in 1..=ctx.runs {
@@ -32,8 +33,8 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     }
     let note = format!(
         "{jobs} jobs that all stay placed, 64 clients, every answer durable in SQLite; the real engine and database in one \
-         process, sites simulated by their reports; development build (the planner optimised, the database not); Nomad's \
-         number is published, on a cluster of its own, not run here"
+         process, sites simulated by their reports; profile {profile}; Nomad's number is published, on a cluster of its \
+         own, not run here"
     );
     let rows = shapes.iter().zip(rates).map(|((measure, _), rates)| {
         ctx.row(measure, "1/s", median(rates), Some(("Nomad (published)", NOMAD)), Goal::RatioMin(1.0)).note(&note)
