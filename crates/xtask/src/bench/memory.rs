@@ -13,7 +13,8 @@ const GOAL_MB: f64 = 256.0;
 
 pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     let bytes = ctx.size(BYTES, BYTES_QUICK);
-    ctx.need_disk(3 * bytes + bytes / 4)?;
+    // The input and a store of it, then that store and the one that it is fetched into.
+    ctx.need_disk(2 * bytes + bytes / 8)?;
     let ours = Ours::build(ctx)?;
     ctx.say(&format!("making a file of {bytes} random bytes"));
     let dir = ctx.fresh("input")?;
