@@ -47,14 +47,20 @@ pub fn small_files(ctx: &Context, name: &str, files: u64) -> Result<PathBuf> {
 }
 
 /// One file of random bytes: nothing in it compresses or repeats.
-pub fn random_file(path: &Path, bytes: u64) -> Result<()> {
+pub fn random_file(path: &Path, bytes: u64, seed: u64) -> Result<()> {
     let file = File::create(path).with_context(|| format!("can't create {}", path.display()))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
-    let mut random = Random(11);
+    let mut random = Random(seed);
     for _ in 0..bytes / 8 {
         out.write_all(&random.next().to_le_bytes())?;
     }
     out.flush().with_context(|| format!("can't write {}", path.display()))
+}
+
+/// The same in memory.
+pub fn random_bytes(bytes: u64, seed: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    (0..bytes / 8).flat_map(|_| random.next().to_le_bytes()).collect()
 }
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
@@ -78,7 +84,7 @@ mod tests {
     fn random_files_are_the_same_every_time() {
         let dir = tempfile::tempdir().unwrap();
         let made = |name: &str| {
-            random_file(&dir.path().join(name), 4096).unwrap();
+            random_file(&dir.path().join(name), 4096, 3).unwrap();
             std::fs::read(dir.path().join(name)).unwrap()
         };
         let first = made("a");

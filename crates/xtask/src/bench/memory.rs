@@ -18,7 +18,7 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     let ours = Ours::build(ctx)?;
     ctx.say(&format!("making a file of {bytes} random bytes"));
     let dir = ctx.fresh("input")?;
-    input::random_file(&dir.join("random.bin"), bytes)?;
+    input::random_file(&dir.join("random.bin"), bytes, 11)?;
     ctx.fresh("store")?;
     let added = ours.add(ctx, "store", &dir)?.1;
     ctx.remove("input")?;

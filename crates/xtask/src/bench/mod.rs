@@ -5,6 +5,8 @@
 mod data_add;
 mod data_many;
 mod data_move;
+mod data_parquet;
+mod data_wan;
 mod dispatch;
 mod http;
 mod idle;
@@ -18,6 +20,7 @@ mod plan;
 mod report;
 mod slurm;
 mod submit;
+mod wan;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,6 +37,8 @@ const BENCHES: &[(&str, Run)] = &[
     ("data-add", data_add::run),
     ("data-many", data_many::run),
     ("data-move", data_move::run),
+    ("data-parquet", data_parquet::run),
+    ("data-wan", data_wan::run),
     ("dispatch", dispatch::run),
     ("idle", idle::run),
     ("memory", memory::run),
@@ -47,7 +52,7 @@ const RUNS_DEFAULT: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// data-add, data-many, data-move, dispatch, idle, memory, overhead, plan, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
+    /// data-add, data-many, data-move, data-parquet, data-wan, dispatch, idle, memory, overhead, plan, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
     name: String,
     /// Small inputs and the dev profile, to try the benchmark itself; its rows are shown and never recorded
     #[arg(long)]
@@ -203,6 +208,7 @@ pub enum Goal {
     RatioMax(f64),
     RatioMin(f64),
     ValueMax(f64),
+    ValueMin(f64),
 }
 
 impl Goal {
@@ -211,6 +217,7 @@ impl Goal {
             Goal::RatioMax(limit) => format!("ratio <= {limit}"),
             Goal::RatioMin(limit) => format!("ratio >= {limit}"),
             Goal::ValueMax(limit) => format!("ours < {limit} {unit}"),
+            Goal::ValueMin(limit) => format!("ours >= {limit} {unit}"),
         }
     }
 
@@ -219,6 +226,7 @@ impl Goal {
             Goal::RatioMax(limit) => ratio.is_some_and(|ratio| ratio <= limit),
             Goal::RatioMin(limit) => ratio.is_some_and(|ratio| ratio >= limit),
             Goal::ValueMax(limit) => ours < limit,
+            Goal::ValueMin(limit) => ours >= limit,
         }
     }
 }
