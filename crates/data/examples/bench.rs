@@ -1,7 +1,8 @@
 //! The data plane as a small program, for `cargo xtask bench`: one verb a call, one line of JSON at its end.
 //!
 //! ```text
-//! bench add <store> <path>                   adds a tree
+//! bench add <store> <path> [<bucket>]        adds a tree; to a bucket such as s3://a/b, of which the store is the cache
+//! bench get <store> <version> <path> [<bucket>]    writes a version's files
 //! bench serve <store>                        prints an address on loopback and answers there, until it is ended
 //! bench fetch <store> <address> <version>    brings a version from there
 //! ```
@@ -17,7 +18,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tombolo_core::VersionId;
 use tombolo_data::transfer::{Dial, FetchOptions, Gate, Source, fetch, serve_stream};
-use tombolo_data::{AddOptions, Store, StoreOptions};
+use tombolo_data::{AddOptions, BucketOptions, DataError, MaterializeOptions, Store, StoreOptions};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -25,10 +26,17 @@ fn main() -> Outcome {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
-        ["add", store, path] => add(store, path),
+        ["add", store, path] => add(&open(store, None)?, path),
+        ["add", store, path, bucket] => add(&open(store, Some(bucket))?, path),
+        ["get", store, version, path] => get(&open(store, None)?, version.parse()?, path),
+        ["get", store, version, path, bucket] => get(&open(store, Some(bucket))?, version.parse()?, path),
         ["serve", store] => runtime()?.block_on(serve(store)),
         ["fetch", store, from, version] => runtime()?.block_on(bring(store, from.parse()?, version.parse()?)),
-        _ => Err("usage: bench add <store> <path> | serve <store> | fetch <store> <address> <version>".into()),
+        _ => Err(
+            "usage: bench add <store> <path> [<bucket>] | get <store> <version> <path> [<bucket>] | serve <store> | \
+                  fetch <store> <address> <version>"
+                .into(),
+        ),
     }
 }
 
@@ -36,9 +44,26 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-fn add(store: &str, path: &str) -> Outcome {
+fn open(store: &str, bucket: Option<&str>) -> Result<Store, DataError> {
+    Store::open(store, StoreOptions { bucket: bucket.map(BucketOptions::new), ..StoreOptions::default() })
+}
+
+/// The bytes of the files, written and synced to no disk: so do the peers.
+fn get(store: &Store, version: VersionId, path: &str) -> Outcome {
     let began = Instant::now();
-    let store = Store::open(store, StoreOptions::default())?;
+    let summary = store.materialize(version, path, &MaterializeOptions::default())?;
+    let report = serde_json::json!({
+        "version": version.to_string(),
+        "bytes": summary.bytes,
+        "seconds": began.elapsed().as_secs_f64(),
+        "memory_peak_bytes": memory_peak_bytes()?,
+    });
+    println!("{report}");
+    Ok(())
+}
+
+fn add(store: &Store, path: &str) -> Outcome {
+    let began = Instant::now();
     let added = store.add_tree(Path::new(path), &AddOptions::default())?;
     let report = serde_json::json!({
         "version": added.version.to_string(),

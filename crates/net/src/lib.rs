@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use iroh::endpoint::{Connection, IdleTimeout, QuicTransportConfig, RecvStream, SendStream, presets};
 use iroh::{Endpoint, EndpointAddr, PublicKey, RelayMode, RelayUrl, SecretKey, TransportAddr};
+use noq_proto::congestion::Bbr3Config;
 use tombolo_api::stream::PeerAddress;
 use tombolo_core::spec::FAILOVER_AFTER_MIN;
 
@@ -54,6 +55,9 @@ pub async fn bind(key: SecretKey, options: BindOptions) -> Result<Endpoint, NetE
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(KEEP_ALIVE)
         .max_concurrent_bidi_streams(STREAMS_MAX.into())
+        // Long lines lose a packet now and then without being full. CUBIC takes each loss for congestion and stays far
+        // below such a line's rate; BBR goes by the rate and the round trip that it measures.
+        .congestion_controller_factory(Arc::new(Bbr3Config::default()))
         .build();
     let relay = match &options.relay {
         Some(url) => {

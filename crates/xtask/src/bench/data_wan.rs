@@ -64,7 +64,10 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
             pick(&mut rsync, ctx.time(&mut ssh.rsync(ctx, &wan))?);
             pick(&mut rclone, ctx.time(&mut ssh.rclone(ctx, &wan))?);
         }
-        ctx.say(&format!("seconds so far: ours {:.1?} {:.1?}, rsync {:.1?} {:.1?}", ours.new, ours.changed, rsync.new, rsync.changed));
+        ctx.say(&format!(
+            "seconds so far: ours {:.1?} {:.1?}, rsync {:.1?} {:.1?}",
+            ours.new, ours.changed, rsync.new, rsync.changed
+        ));
     }
     rows(ctx, size, &sites, ours, [("rsync", rsync), ("rclone", rclone)])
 }
@@ -135,8 +138,9 @@ impl<'w> Sites<'w> {
         };
         process::output(command().args(["data", "add", "file", "--site", "near"]).arg(data))?;
         process::run(&mut process::command("sync"))?;
-        let view: Value = serde_json::from_str(&process::output(command().args(["run", "--force", "--output", "json"]))?)
-            .context("the run says no JSON")?;
+        let view: Value =
+            serde_json::from_str(&process::output(command().args(["run", "--force", "--output", "json"]))?)
+                .context("the run says no JSON")?;
         let run = view["id"].as_str().with_context(|| format!("the run has no id: {view}"))?;
         let text = process::output(command().args(["events", run, "--output", "json"]))?;
         let events: Value = serde_json::from_str(&text).context("the events are no JSON")?;
@@ -181,7 +185,8 @@ impl Ssh {
         let options = format!("ssh -p {SSH_PORT} -i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null");
         let ssh = Ssh { _server: server, options, key };
         let began = Instant::now();
-        while process::output(wan.at(1, "sh").args(["-c", &format!("{} root@{} true", ssh.options, ENDS[0])])).is_err() {
+        while process::output(wan.at(1, "sh").args(["-c", &format!("{} root@{} true", ssh.options, ENDS[0])])).is_err()
+        {
             if began.elapsed() > UP_MAX {
                 bail!("sshd does not answer: {}", fs::read_to_string(ctx.path("sshd.log")).unwrap_or_default());
             }
@@ -200,7 +205,16 @@ impl Ssh {
 
     fn rclone(&self, ctx: &Context, wan: &Wan) -> Command {
         let mut command = wan.at(1, "rclone");
-        command.args(["--config", "/dev/null", "copy", "--ignore-times", "--sftp-host", ENDS[0], "--sftp-user", "root"]);
+        command.args([
+            "--config",
+            "/dev/null",
+            "copy",
+            "--ignore-times",
+            "--sftp-host",
+            ENDS[0],
+            "--sftp-user",
+            "root",
+        ]);
         command.args(["--sftp-port", SSH_PORT, "--sftp-key-file", &self.key]);
         command.arg(format!(":sftp:{}", ctx.path("data").display())).arg(ctx.path("rclone-there"));
         command
@@ -225,12 +239,19 @@ fn rows(ctx: &Context, size: u64, sites: &Sites<'_>, ours: Side, peers: [(&str, 
     let mut rows = Vec::new();
     for (peer, side) in &peers {
         let beside = Some((*peer, share(&side.new)));
-        let row = ctx.row("transfer, of the line's rate", "%", share(&ours.new), beside, Goal::ValueMin(GOAL_SHARE * 100.0));
+        let row =
+            ctx.row("transfer, of the line's rate", "%", share(&ours.new), beside, Goal::ValueMin(GOAL_SHARE * 100.0));
         rows.push(row.note(&note));
     }
     for (peer, side) in &peers {
         let beside = Some((*peer, median(side.changed.clone())));
-        let row = ctx.row("again with 1% changed", "s", median(ours.changed.clone()), beside, Goal::ValueMax(GOAL_EXTRA + delta));
+        let row = ctx.row(
+            "again with 1% changed",
+            "s",
+            median(ours.changed.clone()),
+            beside,
+            Goal::ValueMax(GOAL_EXTRA + delta),
+        );
         rows.push(row.note(&note));
     }
     Ok(rows)

@@ -45,6 +45,20 @@ impl Ours {
         timed(ctx, command)
     }
 
+    /// A verb on a store that is a bucket's cache; `settings` are the bucket's, for the environment.
+    pub fn in_bucket(
+        &self,
+        ctx: &Context,
+        verb: &[&str],
+        store: &str,
+        args: &[&str],
+        settings: &[(&str, String)],
+    ) -> Result<(f64, Outcome)> {
+        let mut command = process::command(&self.program);
+        command.args(verb).arg(ctx.path(store)).args(args).envs(settings.iter().map(|(name, value)| (name, value)));
+        timed(ctx, command)
+    }
+
     /// Serves a store over loopback until the value is dropped.
     pub fn serve(&self, ctx: &Context, store: &str) -> Result<Serving> {
         let mut command = process::command(&self.program);
