@@ -26,6 +26,7 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
         for name in ["store", "store-there", "repository", "repository-there", "restic-cache", "copy", "remote"] {
             ctx.remove(name)?;
         }
+        input::warm(&tree)?;
         let (seconds, added) = ours.add(ctx, "store", &tree)?;
         add[0].push(seconds);
         let serving = ours.serve(ctx, "store")?;
@@ -33,6 +34,7 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
         drop(serving);
 
         process::output(peers::restic(ctx, "repository").arg("init"))?;
+        input::warm(&tree)?;
         add[1].push(ctx.time(peers::restic(ctx, "repository").arg("backup").arg(&tree))?);
         let here = ctx.path("repository");
         let mut init = peers::restic(ctx, "repository-there");
@@ -41,9 +43,11 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
         transfer[1].push(ctx.time(copy.args(["copy", "--from-repo"]).arg(&here))?);
 
         start_dvc(ctx)?;
+        input::warm(&tree)?;
         add[2].push(ctx.time(peers::dvc(ctx, "work")?.args(["add", "--quiet", "data"]))?);
         transfer[2].push(ctx.time(peers::dvc(ctx, "work")?.args(["push", "--quiet"]))?);
 
+        input::warm(&tree)?;
         transfer[3].push(ctx.time(peers::rclone().arg("copy").arg(&tree).arg(ctx.path("copy")))?);
     }
     let [add, transfer] = [add.map(median).to_vec(), transfer.map(median).to_vec()];
@@ -68,7 +72,7 @@ fn start_dvc(ctx: &Context) -> Result<()> {
 
 fn rows(ctx: &Context, files: u64, add: &[f64], transfer: &[f64]) -> Result<Vec<Row>> {
     let note = format!(
-        "{files} files of 200 bytes to 8 KiB; ours goes over loopback TCP, the others to a local directory; restic {}, rclone {}, DVC {}",
+        "{files} files of 200 bytes to 8 KiB, in the page cache; ours goes over loopback TCP, the others to a local directory; restic {}, rclone {}, DVC {}",
         peers::version(process::command("restic").arg("version"))?,
         peers::version(peers::rclone().arg("version"))?,
         peers::DVC[0].trim_start_matches("dvc==")

@@ -46,6 +46,20 @@ pub fn small_files(ctx: &Context, name: &str, files: u64) -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Reads a tree once, so that each side finds it in the kernel's cache and none pays for filling it.
+pub fn warm(tree: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(tree).with_context(|| format!("can't list {}", tree.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            warm(&path)?;
+        } else {
+            std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// One file of random bytes: nothing in it compresses or repeats.
 pub fn random_file(path: &Path, bytes: u64, seed: u64) -> Result<()> {
     let file = File::create(path).with_context(|| format!("can't create {}", path.display()))?;
