@@ -61,6 +61,10 @@ impl JournalFile {
             remove_if_there(&old).map_err(at)?;
         } else {
             file.append_behind(whole).map_err(at)?;
+            if whole > ANEW_BYTES_MIN {
+                // Else what is dead in it would count as its size from now on, and it would grow with every start.
+                file.write_anew(&journal).map_err(at)?;
+            }
         }
         Ok((file, journal))
     }
@@ -76,8 +80,14 @@ impl JournalFile {
 
     fn append(&mut self, text: &[u8]) -> io::Result<()> {
         let Some(mut file) = self.file.take() else { return Err(io::Error::other("it is not open")) };
-        file.write_all(text)?;
-        file.sync_data()?;
+        if let Err(error) = file.write_all(text).and_then(|()| file.sync_data()) {
+            // On a full disk there is seldom room for a second copy: what was written of the record is taken back, so
+            // that it can be appended again. Where not even that works, only a new file will do.
+            if file.set_len(self.bytes).and_then(|()| file.sync_all()).is_ok() {
+                self.file = Some(file);
+            }
+            return Err(error);
+        }
         self.bytes += text.len() as u64;
         self.file = Some(file);
         Ok(())

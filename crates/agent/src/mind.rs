@@ -26,8 +26,10 @@ pub const WAKES_MAX: usize = 1024;
 /// How often the mind looks whether there is something to tell, and after how many looks it gives a sign of life.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const BEAT_AFTER: u64 = HEARTBEAT.0 / 500;
-/// Placements told of in one report, far below a frame's limit; the others come with the next ones.
+/// Placements told of in one report, and what they may come to in bytes, far below a frame's limit; the others come with
+/// the next ones.
 const OBSERVED_MAX: usize = 2_000;
+const OBSERVED_BYTES_MAX: usize = 4 << 20;
 /// Times that a journal on a full disk is tried to be saved again, [`LOOK_EVERY`] apart: five minutes.
 const FULL_TRIES_MAX: u32 = 600;
 
@@ -301,8 +303,9 @@ impl Mind {
         let mut observed = self
             .journal
             .observed_where(|workload, entry| matches!(entry.phase, Phase::Finished(_)) || news.contains(workload));
-        if observed.len() > OBSERVED_MAX {
-            self.dirty.extend(leave_out(&mut observed, self.told_last.as_ref(), OBSERVED_MAX));
+        let left_out = leave_out(&mut observed, self.told_last.as_ref(), OBSERVED_MAX, OBSERVED_BYTES_MAX);
+        if !left_out.is_empty() {
+            self.dirty.extend(left_out);
             self.told_last = observed.last().map(|seen| seen.workload.clone());
         }
         self.number += 1;
@@ -316,12 +319,23 @@ impl Mind {
     }
 }
 
-/// Keeps so many of `observed`, which is in order: those behind `last`, then from the first again, so that all have
-/// their turn. Answers which were left out.
-fn leave_out(observed: &mut Vec<Observed>, last: Option<&WorkloadId>, max: usize) -> Vec<WorkloadId> {
+/// Keeps so many of `observed`, which is in order, and one at least: where they are too many, those behind `last`, then
+/// from the first again, so that all have their turn. Answers which were left out.
+fn leave_out(observed: &mut Vec<Observed>, last: Option<&WorkloadId>, max: usize, bytes_max: usize) -> Vec<WorkloadId> {
+    let lengths: Vec<usize> =
+        observed.iter().map(|seen| serde_json::to_vec(seen).map_or(0, |text| text.len())).collect();
+    if observed.len() <= max && lengths.iter().sum::<usize>() <= bytes_max {
+        return Vec::new();
+    }
     let told = observed.partition_point(|seen| last.is_some_and(|last| seen.workload <= *last));
     observed.rotate_left(told);
-    observed.drain(max.min(observed.len())..).map(|seen| seen.workload).collect()
+    let mut bytes = 0;
+    let fits = lengths.iter().cycle().skip(told).take(observed.len().min(max)).take_while(|length| {
+        bytes += **length;
+        bytes <= bytes_max
+    });
+    let kept = fits.count().max(1);
+    observed.drain(kept..).map(|seen| seen.workload).collect()
 }
 
 /// Brings what a placement needs and hands it to the driver.
@@ -424,13 +438,21 @@ mod tests {
         let (mut last, mut told) = (None, Vec::new());
         for _ in 0..4 {
             let mut observed = all();
-            let left_out = leave_out(&mut observed, last.as_ref(), 3);
+            let left_out = leave_out(&mut observed, last.as_ref(), 3, usize::MAX);
             assert_eq!((observed.len(), left_out.len()), (3, 4));
             assert!(observed.iter().all(|seen| !left_out.contains(&seen.workload)));
             last = observed.last().map(|seen| seen.workload.clone());
             told.extend(observed.into_iter().map(|seen| seen.workload));
         }
         assert_eq!(told, [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4].map(id));
+        // By bytes too, and always one, however long it is.
+        let one = serde_json::to_vec(&all()[0]).unwrap().len();
+        for (bytes_max, kept) in [(7 * one, 7), (7 * one - 1, 6), (2 * one, 2), (one - 1, 1)] {
+            let mut observed = all();
+            assert_eq!(leave_out(&mut observed, Some(&id(4)), 100, bytes_max).len(), 7 - kept);
+            assert_eq!(observed.len(), kept);
+            assert_eq!(observed[0].workload, id(if kept == 7 { 0 } else { 5 }));
+        }
     }
 
     #[test]

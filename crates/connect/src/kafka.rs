@@ -56,6 +56,7 @@ pub(crate) async fn bring(brokers: &[String], topic: &str, import: &Import) -> R
     let topics = client.list_topics().await.map_err(failed)?;
     let partitions = partitions(&topics, topic)?;
     let mut offsets = read_offsets(&import.state, topic)?;
+    clear_leftovers(&import.state, &offsets)?;
     let mut brought = Brought { rows: Some(0), ..Brought::default() };
     for partition in partitions {
         let source = client.partition_client(topic, partition, UnknownTopicHandling::Error).await.map_err(failed)?;
@@ -107,8 +108,7 @@ async fn read(
     if range.is_empty() {
         return Ok(range.start);
     }
-    // Named by where it begins: an import that is tried again overwrites what the failed one wrote.
-    let path = import.state.join(format!("part-{partition:05}-{:020}.parquet", range.start));
+    let path = import.state.join(part_name(partition, range.start));
     let mut part = Part::create(&path, schema())?;
     let mut next = range.start;
     let mut empty = 0;
@@ -135,6 +135,29 @@ async fn read(
     }
     part.finish()?;
     Ok(next.max(range.end))
+}
+
+/// A part is named by where it begins.
+fn part_name(partition: i32, from: i64) -> String {
+    format!("part-{partition:05}-{from:020}.parquet")
+}
+
+fn part_of(name: &str) -> Option<(i32, i64)> {
+    let (partition, from) = name.strip_prefix("part-")?.strip_suffix(".parquet")?.split_once('-')?;
+    Some((partition.parse().ok()?, from.parse().ok()?))
+}
+
+/// Removes what an import that failed has written behind the recorded offsets: its records are read again, and perhaps
+/// from another offset on, where the broker has deleted some meanwhile.
+fn clear_leftovers(state: &Path, offsets: &Offsets) -> Result<(), ConnectError> {
+    for entry in std::fs::read_dir(state).map_err(at(state))? {
+        let path = entry.map_err(at(state))?.path();
+        let Some((partition, from)) = path.file_name().and_then(|name| part_of(name.to_str()?)) else { continue };
+        if offsets.next.get(&partition).is_none_or(|next| from >= *next) {
+            std::fs::remove_file(&path).map_err(at(&path))?;
+        }
+    }
+    Ok(())
 }
 
 fn schema() -> SchemaRef {
@@ -190,7 +213,10 @@ fn read_offsets(state: &Path, topic: &str) -> Result<Offsets, ConnectError> {
 fn write_offsets(state: &Path, offsets: &Offsets) -> Result<(), ConnectError> {
     let path = state.join(OFFSETS);
     let text = serde_json::to_vec_pretty(offsets).expect("numbers and text are JSON");
-    std::fs::write(&path, text).map_err(at(&path))
+    // Beside it first: half a file would fail every import from here on.
+    let draft = state.join("offsets.new");
+    std::fs::write(&draft, text).map_err(at(&draft))?;
+    std::fs::rename(&draft, &path).map_err(at(&path))
 }
 
 /// The output is every part so far.
@@ -214,4 +240,32 @@ fn lay_out(state: &Path, output: &Path, brought: &mut Brought) -> Result<(), Con
         brought.rows = Some(brought.rows.unwrap_or(0) + u64::try_from(rows).unwrap_or(0));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_failed_import_left_is_not_taken_for_read() {
+        let state = tempfile::tempdir().unwrap();
+        let offsets = Offsets { topic: "t".to_owned(), next: BTreeMap::from([(0, 5_000), (1, 70)]) };
+        write_offsets(state.path(), &offsets).unwrap();
+        assert_eq!(read_offsets(state.path(), "t").unwrap().next, offsets.next);
+        let parts = [(0, 0), (0, 1_000), (0, 5_000), (0, 5_500), (1, 0), (1, 70), (2, 0)];
+        for (partition, from) in parts {
+            std::fs::write(state.path().join(part_name(partition, from)), "").unwrap();
+        }
+        std::fs::write(state.path().join("notes.txt"), "").unwrap();
+        clear_leftovers(state.path(), &offsets).unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(state.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        let mut expected = vec!["notes.txt".to_owned(), OFFSETS.to_owned()];
+        expected.extend([(0, 0), (0, 1_000), (1, 0)].map(|(partition, from)| part_name(partition, from)));
+        expected.sort();
+        assert_eq!(left, expected);
+    }
 }

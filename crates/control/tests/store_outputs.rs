@@ -97,7 +97,8 @@ async fn a_database_from_before_names_what_was_made() {
     store.close().await.unwrap();
     // As the first schema left it.
     let mut before = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(&path)).await.unwrap();
-    let undo = "DROP TABLE outputs; DROP INDEX datasets_by_version; DROP TABLE sketches; PRAGMA user_version = 1;";
+    let undo = "DROP TABLE outputs; DROP INDEX datasets_by_version; DROP TABLE sketches; DROP TABLE forgotten; \
+                PRAGMA user_version = 1;";
     sqlx::raw_sql(undo).execute(&mut before).await.unwrap();
     before.close().await.unwrap();
     let store = SqliteStore::open(&path).await.unwrap();

@@ -110,6 +110,9 @@ pub enum Kind {
     Service(Service),
 }
 
+/// Longest reason for a release, in characters.
+pub const REASON_CHARS_MAX: usize = 1000;
+
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Job {
@@ -120,6 +123,8 @@ pub struct Job {
     pub gate: Option<Gate>,
     /// Outputs that leave their inputs' residency.
     pub release: BTreeSet<Name>,
+    /// Why, for the audit log, of those of which it is said.
+    pub reasons: BTreeMap<Name, String>,
     /// A rule of its own, beside those of its inputs: of an import, where what it brings may be.
     pub keep_at: Residency,
     /// What outputs must be for the stage to succeed.

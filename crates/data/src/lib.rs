@@ -15,6 +15,7 @@ pub mod lease;
 pub mod manifest;
 pub mod pack;
 mod read;
+pub mod seal;
 mod session;
 mod sketch;
 pub mod store;

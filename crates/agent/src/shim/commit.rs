@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Component, Path};
+use std::time::{Duration, Instant};
 
 use tombolo_core::ids::{Name, VersionId};
 use tombolo_core::spec::{Command, Gate, Job};
@@ -26,6 +27,8 @@ use crate::clock::now;
 
 /// EX_TEMPFAIL of sysexits(3): 'checkpointed, resume me'.
 const CHECKPOINTED: i32 = 75;
+/// What is told of a stage's outputs, in bytes: far below what an agent reads and reports at once.
+const TOLD_BYTES_MAX: usize = 1 << 20;
 /// Longest file that a gate reads, in bytes.
 const GATE_BYTES_MAX: u64 = 16 << 20;
 
@@ -90,7 +93,7 @@ fn commit_job(shim: &Shim, prepared: &Prepared, job: &Job, ran: &Ran, finish: &m
             Err(Outcome::GateFailed { metric: gate.metric.clone(), value, bound: gate.bound })
         }
     });
-    match good.and_then(|()| add_outputs(shim, prepared, job)) {
+    match good.and_then(|()| add_outputs(shim, prepared, job, ran)) {
         Ok(made) => {
             let unexpected = Outcome::unexpected(job, &made);
             if unexpected.is_some() && asked {
@@ -124,20 +127,51 @@ fn check_outputs(outputs: &Path, job: &Job) -> Result<(), Outcome> {
     Ok(())
 }
 
-fn add_outputs(shim: &Shim, prepared: &Prepared, job: &Job) -> Result<BTreeMap<Name, Made>, Outcome> {
+fn add_outputs(shim: &Shim, prepared: &Prepared, job: &Job, ran: &Ran) -> Result<BTreeMap<Name, Made>, Outcome> {
     let mut made = BTreeMap::new();
+    // The command's time counts, and what is done for it afterwards.
+    let deadline = job.timeout.map(|timeout| {
+        let left = timeout.0.saturating_sub(ran.took.0);
+        (Instant::now() + Duration::from_millis(left), timeout)
+    });
+    let until = inspect::Until { deadline, stop: ran.stopped.is_none() };
     for name in &job.outputs {
         let dir = shim.placement.outputs_dir().join(name.as_str());
         let added = prepared.store.add_tree(&dir, &AddOptions::default());
         let added = added.map_err(|error| not_added(&format!("the output {name}"), error))?;
-        let facts = inspect::output(&shim.log, name, &dir, job.expect.get(name));
+        let facts = inspect::output(shim, name, &dir, job.expect.get(name), &until)?;
         let sketch = prepared.store.sketch(added.version);
         if let Err(error) = &sketch {
             shim.log.say(&format!("warning: the output {name} can't be compared with other versions: {error}"));
         }
         made.insert(name.clone(), Made { facts, sketch: sketch.ok(), ..files::made(added) });
     }
+    if told_within(&mut made, TOLD_BYTES_MAX) {
+        shim.log.say("note: there are so many outputs and columns that not all of what was found of them is told");
+    }
     Ok(made)
+}
+
+/// Leaves out what is only good to know until what is told of the outputs fits: sketches first, then columns. Answers
+/// whether anything was left out.
+fn told_within(made: &mut BTreeMap<Name, Made>, bytes_max: usize) -> bool {
+    let length = |made: &BTreeMap<Name, Made>| serde_json::to_vec(made).map_or(0, |text| text.len());
+    let leave_out: [fn(&mut Made); 2] = [
+        |made| made.sketch = None,
+        |made| {
+            if let Some(table) = &mut made.facts.table {
+                table.more = table.more.saturating_add(std::mem::take(&mut table.columns).len() as u64);
+            }
+        },
+    ];
+    let mut cut = false;
+    for leave_out in leave_out {
+        if length(made) > bytes_max {
+            made.values_mut().for_each(leave_out);
+            cut = true;
+        }
+    }
+    cut
 }
 
 fn not_added(what: &str, error: DataError) -> Outcome {
@@ -217,6 +251,8 @@ fn nan_to_null(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tombolo_core::digest::Digest;
+    use tombolo_core::expect::{Column, Facts, Format, Table};
     use tombolo_core::spec::Bound;
     use tombolo_core::time::Millis;
 
@@ -239,6 +275,21 @@ mod tests {
         check(Some(Cause::Asked), End::Signal(9), 0, Some(Outcome::Stopped));
         check(Some(Cause::TimedOut { after }), End::Code(0), 0, Some(Outcome::TimedOut { after }));
         check(Some(Cause::NeverReady { after }), End::Signal(15), 0, Some(Outcome::NeverReady { after }));
+    }
+
+    #[test]
+    fn what_is_told_of_outputs_is_bounded() {
+        let column = Column { name: "n".repeat(200), kind: "Int64".to_owned(), nulls: None };
+        let table = Table { format: Format::Csv, rows: Some(7), columns: vec![column; 400], more: 1 };
+        let facts = Facts { table: Some(table), checked: None };
+        let one = Made { version: VersionId(Digest([1; 32])), bytes: 1, files: 1, facts, sketch: None };
+        let made: BTreeMap<_, _> = (0..20).map(|n| (Name::new(format!("o{n}")).unwrap(), one.clone())).collect();
+        let (mut all, mut few) = (made.clone(), made.into_iter().take(2).collect::<BTreeMap<_, _>>());
+        assert!(told_within(&mut all, TOLD_BYTES_MAX) && !told_within(&mut few, TOLD_BYTES_MAX));
+        assert!(serde_json::to_vec(&all).unwrap().len() < TOLD_BYTES_MAX);
+        let kept = all.values().next().unwrap().facts.table.as_ref().unwrap();
+        assert_eq!((kept.rows, kept.columns.len(), kept.more), (Some(7), 0, 401));
+        assert_eq!(few.values().next().unwrap(), &one);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::logs::LogLimits;
 
 /// Longest order file that is read, in bytes.
 const ORDER_BYTES_MAX: u64 = 16 << 20;
-/// Longest events file that is read, in bytes; a shim writes four events, and a few for what it lacks.
+/// What is read of the events at once, in bytes, and so the longest line; a shim writes four events, and a few for what it lacks.
 const EVENTS_BYTES_MAX: u64 = 4 << 20;
 
 /// Everything a shim is told, but for the secrets.
@@ -308,6 +308,11 @@ impl Events {
         let mut text = Vec::new();
         file.take(EVENTS_BYTES_MAX).read_to_end(&mut text)?;
         let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        if whole == 0 && text.len() as u64 == EVENTS_BYTES_MAX {
+            // Waiting for its end would be waiting for ever.
+            let why = format!("{} has a line of over {EVENTS_BYTES_MAX} bytes", self.path.display());
+            return Err(io::Error::new(ErrorKind::InvalidData, why));
+        }
         self.at += whole as u64;
         Ok(text[..whole].split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
     }
@@ -356,5 +361,21 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_without_an_end_is_a_fault_and_a_short_one_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let placement = Placement::at(dir.path());
+        fs::write(dir.path().join("events"), vec![b'x'; EVENTS_BYTES_MAX as usize - 1]).unwrap();
+        assert_eq!(placement.events().unwrap().read_new().unwrap(), []);
+        fs::write(dir.path().join("events"), vec![b'x'; EVENTS_BYTES_MAX as usize + 1]).unwrap();
+        let error = placement.events().unwrap().read_new().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
     }
 }

@@ -177,7 +177,7 @@ fn printable(c: char) -> char {
 }
 
 /// The known word that `text` most likely was meant to be.
-pub(super) fn nearest<'k>(text: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+pub fn nearest<'k>(text: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let far = (text.chars().count() / 3).clamp(1, 4);
     let close = known.into_iter().map(|word| (distance(text, word, far), word)).filter(|(d, _)| *d <= far);
     close.min_by_key(|(d, _)| *d).map(|(_, word)| word)

@@ -18,7 +18,7 @@ mod table;
 mod workload;
 
 pub use amount::{BadAmount, duration, size};
-pub use fault::{FAULTS_MAX, Fault, Faults};
+pub use fault::{FAULTS_MAX, Fault, Faults, nearest};
 pub use loader::{Directory, LOADED_BYTES_MAX, Loader};
 pub use schema::json_schema;
 

@@ -73,6 +73,7 @@ const fn required(name: &'static str, shape: Shape, about: &'static str, example
 
 const NAMES: Shape = Shape::OneOf(&[Shape::Name, Shape::List(&Shape::Name)]);
 const NAMES_OR_ALIASES: Shape = Shape::OneOf(&[Shape::Name, Shape::List(&Shape::Name), Shape::Map(&Shape::Name)]);
+const NAMES_OR_REASONS: Shape = Shape::OneOf(&[Shape::Name, Shape::List(&Shape::Name), Shape::Map(&Shape::Text)]);
 const LABELS: Shape = Shape::Map(&Shape::Scalar);
 const SELECTOR: Shape = Shape::OneOf(&[Shape::Name, LABELS, Shape::List(&Shape::OneOf(&[Shape::Name, LABELS]))]);
 const UNBOUND: Shape = Shape::Number { min: f64::MIN, max: f64::MAX };
@@ -245,9 +246,10 @@ pub(super) static STAGE: Table = Table {
             key("out", NAMES, "Outputs: what it writes under outputs/<name>.", r#"["model", "report"]"#),
             key(
                 "release",
-                NAMES,
-                "Outputs that may leave where the inputs must stay. Each release is recorded.",
-                r#"["model"]"#,
+                NAMES_OR_REASONS,
+                "Outputs that may leave where the inputs must stay; as a mapping, {output: why it may}. Each release is \
+                 recorded, with its reason.",
+                r#"{"model": "weights only"}"#,
             ),
             key(
                 "gate",

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_core::Resources;
 use tombolo_core::spec::{
-    Bound, Command, FAILOVER_AFTER_MIN, GRACE_DEFAULT, Gate, Job, Kind, Python, Ready, Service, WorkloadSpec,
+    Bound, Command, FAILOVER_AFTER_MIN, GRACE_DEFAULT, Gate, Job, Kind, Python, REASON_CHARS_MAX, Ready, Service,
+    WorkloadSpec,
 };
 use tombolo_core::{Millis, Name};
 
@@ -81,7 +82,7 @@ impl Reader<'_, '_> {
 
     fn stage(&mut self, fields: &Fields, work: &mut Work) {
         work.outputs = fields.get("out").map(|node| self.words(node)).unwrap_or_default();
-        work.releases = fields.get("release").map(|node| self.words(node)).unwrap_or_default();
+        let reasons = self.releases(fields, work);
         if let Some(node) = fields.get("sql") {
             work.sql = Some(node.span);
             if let Some(query) = self.sql(node) {
@@ -98,7 +99,7 @@ impl Reader<'_, '_> {
         let gate = fields.get("gate").and_then(|node| self.gate(node, work));
         let timeout = fields.get("timeout").and_then(|node| self.span(node));
         let retries = self.number_or(fields, "retries", 0, table::RETRIES_MAX, 0);
-        work.spec.kind = Kind::Job(Job { retries, timeout, gate, ..Job::default() });
+        work.spec.kind = Kind::Job(Job { retries, timeout, gate, reasons, ..Job::default() });
     }
 
     fn service(&mut self, fields: &Fields, work: &mut Work) {
@@ -131,6 +132,31 @@ impl Reader<'_, '_> {
         }
         let word = |item: &Node| Some(Word { text: self.name(item)?, span: item.span });
         items.into_iter().filter_map(word).collect()
+    }
+
+    /// Takes in what is released; why, where it is said.
+    fn releases(&mut self, fields: &Fields, work: &mut Work) -> BTreeMap<Name, String> {
+        let Some(node) = fields.get("release") else { return BTreeMap::new() };
+        let Value::Map(entries) = &node.value else {
+            work.releases = self.words(node);
+            return BTreeMap::new();
+        };
+        if entries.len() > ITEMS_MAX {
+            self.fault(node.span, format!("there are more than {ITEMS_MAX} releases"), "");
+            return BTreeMap::new();
+        }
+        let mut reasons = BTreeMap::new();
+        for entry in entries {
+            self.check_name(&entry.key.text, entry.key.span);
+            work.releases.push(Word { text: entry.key.text.clone(), span: entry.key.span });
+            let Some(reason) = self.text(&entry.node, "a reason, as text") else { continue };
+            if !(1..=REASON_CHARS_MAX).contains(&reason.trim().chars().count()) {
+                let message = format!("the reason for a release has 1 to {REASON_CHARS_MAX} characters");
+                self.fault(entry.node.span, message, "say why it may leave; the audit log keeps it");
+            }
+            reasons.extend(Name::new(entry.key.text.as_str()).ok().map(|name| (name, reason)));
+        }
+        reasons
     }
 
     fn inputs(&mut self, fields: &Fields) -> Vec<(Word, Word)> {

@@ -124,6 +124,71 @@ pub struct LineageStep {
     pub outputs: BTreeMap<String, String>,
 }
 
+/// Whether a version may be at a site, and by what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Why {
+    #[schema(value_type = String)]
+    pub version: tombolo_core::VersionId,
+    pub site: String,
+    /// Whether its bytes may come to the site now.
+    pub allowed: bool,
+    /// Whether the site is revoked: then nothing goes there, whatever the rules.
+    pub revoked: bool,
+    /// Whether the site is draining: it is sent no work, though data may be there.
+    pub draining: bool,
+    /// The sites that have it.
+    pub replicas: Vec<String>,
+    /// Every rule that it is under; none: it may be anywhere.
+    pub rules: Vec<WhyRule>,
+    /// The releases between it and what it derives from, the nearest first.
+    pub lifted: Vec<WhyLifted>,
+    /// Whether there is more behind it than was looked at, or some of it is forgotten.
+    pub partial: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct WhyRule {
+    /// In words: `onprem`, `{region: eu}`.
+    pub keep_at: String,
+    /// Whether it lets the version be at the site.
+    pub allows: bool,
+    /// From the version itself to what was given the rule.
+    pub chain: Vec<WhyStep>,
+    /// Whether the chain's last was given the rule. If not, what it came from is not known any more.
+    pub whole: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct WhyStep {
+    pub version: String,
+    /// The dataset or output, as the runs call it.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The stage that made it, `<run>/<stage>`; none: it was added as data.
+    #[serde(default)]
+    pub made_by: Option<String>,
+}
+
+/// A release that what the version derives from went through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct WhyLifted {
+    /// `<run>/<stage>`.
+    pub workload: String,
+    pub output: String,
+    /// Whose run it was.
+    pub by: String,
+    /// The rules, in words.
+    pub rules: String,
+}
+
+/// Lifts every rule from a version, by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewRelease {
+    /// Why it may leave; kept in the audit log. At most 1000 characters.
+    pub reason: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SiteAnswer {
     pub site: String,

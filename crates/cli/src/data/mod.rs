@@ -6,8 +6,10 @@ mod diff;
 mod get;
 mod list;
 mod reference;
+mod release;
 mod rm;
 mod show;
+mod why;
 
 use clap::{Args, Subcommand};
 use tombolo_api::wire::{OutputInfo, VersionInfo};
@@ -25,8 +27,10 @@ Examples:
   tombolo data ls
   tombolo data get raw ./raw
   tombolo data get raw@3f2a ./raw-before
+  tombolo data get raw@2026-11-20 ./raw   the newest at the end of that day
   tombolo data diff raw@3f2a raw
   tombolo data where raw
+  tombolo data why flights/model cloud    which rules let it be there or don't
   tombolo data ls --outputs               what runs have made
   tombolo data get flights/model ./model  the newest; flights/model@7 is run 7's";
 
@@ -57,6 +61,10 @@ enum Verb {
     Gc(care::Gc),
     /// Show at which sites the bytes of a dataset or an output are
     Where(list::Where),
+    /// Tell whether a version may be at a site, and which rules say so
+    Why(why::Why),
+    /// Let a version leave where it must stay, with a reason, on the record
+    Release(release::Release),
 }
 
 pub async fn run(global: &Global, args: Data) -> Result<(), Failure> {
@@ -71,6 +79,8 @@ pub async fn run(global: &Global, args: Data) -> Result<(), Failure> {
         Verb::Verify(args) => care::verify(&session, args).await,
         Verb::Gc(args) => care::gc(&session, args).await,
         Verb::Where(args) => list::run_where(&session, args).await,
+        Verb::Why(args) => why::run(&session, args).await,
+        Verb::Release(args) => release::run(&session, args).await,
     }
 }
 

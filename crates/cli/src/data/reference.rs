@@ -1,10 +1,14 @@
-//! What `raw`, `raw@3f2a`, `flights/model` and `flights/model@7` mean: versions of a dataset, or what runs have made.
+//! What `raw`, `raw@3f2a`, `raw@2026-11-20`, `flights/model` and `flights/model@7` mean: versions of a dataset, or what runs
+//! have made.
 
 use tombolo_api::wire::{DatasetInfo, OutputInfo, VersionInfo};
-use tombolo_core::{Name, RunId};
+use tombolo_core::{Name, RunId, Timestamp};
 
 use crate::failure::Failure;
 use crate::session::Session;
+
+/// Versions that an error lists, newest first, where none is the one that was asked for.
+const LISTED_MAX: usize = 3;
 
 /// A dataset or an output, and which of its versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,8 +16,10 @@ pub struct Reference {
     /// Only outputs have one.
     pub project: Option<Name>,
     pub name: Name,
-    /// The first digits of a version or, of an output, a run or its number; the newest unless given.
+    /// The first digits of a version or, of an output, a run or its number, or a time; the newest unless given.
     pub which: Option<String>,
+    /// Where `which` is a time: the newest that was there then is meant.
+    pub until: Option<Timestamp>,
 }
 
 impl std::str::FromStr for Reference {
@@ -25,15 +31,20 @@ impl std::str::FromStr for Reference {
         };
         let is_hex = |text: &str| (4..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let is_run = |text: &str| text.parse::<u64>().is_ok() || text.parse::<RunId>().is_ok();
-        if let Some(which) = which.as_deref().filter(|which| !is_hex(which) && !is_run(which)) {
-            return Err(format!("{which:?} is no version: give 4 to 64 of its hex digits or, of an output, its run"));
+        let until = which.as_deref().and_then(|which| moment(which, &jiff::tz::TimeZone::system()));
+        let is_any = |which: &str| is_hex(which) || is_run(which) || until.is_some();
+        if let Some(which) = which.as_deref().filter(|which| !is_any(which)) {
+            return Err(format!(
+                "{which:?} is no version: give 4 to 64 of its hex digits, a time such as 2026-11-20 or 2026-11-20T10:00 \
+                 or, of an output, its run"
+            ));
         }
         let name = |text: &str| Name::new(text).map_err(|fault| fault.to_string());
         let (project, output) = match whole.split_once('/') {
             Some((project, output)) => (Some(name(project)?), output),
             None => (None, whole),
         };
-        Ok(Reference { project, name: name(output)?, which })
+        Ok(Reference { project, name: name(output)?, which, until })
     }
 }
 
@@ -44,6 +55,26 @@ impl std::fmt::Display for Reference {
             Some(project) => write!(f, "{project}/{}", self.name),
             None => write!(f, "{}", self.name),
         }
+    }
+}
+
+/// The last millisecond of a day such as `2026-11-20`, or the instant `2026-11-20t10:00` in the given time zone, or of
+/// `2026-11-20t10:00z` wherever that is read.
+fn moment(text: &str, zone: &jiff::tz::TimeZone) -> Option<Timestamp> {
+    use jiff::civil;
+    // Eight digits without dashes are a version's.
+    if text.len() < 10 || text.as_bytes()[4] != b'-' || text.as_bytes()[7] != b'-' {
+        return None;
+    }
+    let at = |at: civil::DateTime| Some(Timestamp(at.to_zoned(zone.clone()).ok()?.timestamp().as_millisecond()));
+    if text.len() == 10 {
+        let next = text.parse::<civil::Date>().ok()?.tomorrow().ok()?;
+        return at(next.at(0, 0, 0, 0)).map(|next| Timestamp(next.0 - 1));
+    }
+    let text = text.to_ascii_uppercase();
+    match text.parse::<jiff::Timestamp>() {
+        Ok(instant) => Some(Timestamp(instant.as_millisecond())),
+        Err(_) => at(text.parse().ok()?),
     }
 }
 
@@ -72,8 +103,33 @@ impl Named {
         Ok(Named::Output(session.all(&format!("/v1/outputs/{project}/{name}")).await?))
     }
 
+    /// When each became known by this name; of an output, when its run had it.
+    fn times(&self) -> Vec<i64> {
+        match self {
+            Named::Dataset(versions) => versions.iter().map(|version| version.at).collect(),
+            Named::Output(made) => made.iter().map(|made| made.at).collect(),
+        }
+    }
+
+    /// What to try instead of a reference that means nothing.
+    fn known(&self, reference: &Reference) -> String {
+        let words: Vec<String> = match self {
+            Named::Dataset(versions) => versions.iter().map(|info| info.version.short()).take(LISTED_MAX).collect(),
+            Named::Output(made) => made.iter().map(|made| made.run.clone()).take(LISTED_MAX).collect(),
+        };
+        let times = self.times();
+        let known: Vec<String> =
+            words.iter().zip(times).map(|(word, at)| format!("{word} of {}", crate::render::date(at))).collect();
+        match &known[..] {
+            [] => format!("see `tombolo data show {reference}`"),
+            known => format!("the newest are {}; `tombolo data show {reference}` lists all", known.join(", ")),
+        }
+    }
+
     /// Those of the versions that a reference may mean; the newest alone where it does not say which.
     fn meant(self, reference: &Reference) -> Vec<(VersionInfo, Option<RunId>)> {
+        let until = |until: Timestamp| self.times().iter().position(|at| *at <= until.0);
+        let then = reference.until.and_then(until);
         let all: Vec<(VersionInfo, Option<RunId>)> = match self {
             Named::Dataset(versions) => versions.into_iter().map(|version| (version, None)).collect(),
             Named::Output(made) => made.into_iter().map(|made| (made.version, made.run.parse().ok())).collect(),
@@ -84,20 +140,25 @@ impl Named {
                 run.as_ref().is_some_and(|run| *which == run.to_string() || *which == run.number().to_string());
             is_run || (which.len() >= 4 && version.version.to_string().starts_with(which.as_str()))
         };
-        all.into_iter().filter(is_meant).collect()
+        let found = all.into_iter().enumerate().filter(|(place, one)| then == Some(*place) || is_meant(one));
+        found.map(|(_, one)| one).collect()
     }
 
     /// The one version that a reference means.
     pub fn one(self, reference: &Reference) -> Result<VersionInfo, Failure> {
+        let known = self.known(reference);
         let mut meant = self.meant(reference);
         let which = reference.which.as_deref().unwrap_or_default();
         let Some((first, _)) = meant.first() else {
-            return Err(Failure::usage(format!("{reference} has no version {which}"))
-                .hint(format!("see `tombolo data show {reference}`")));
+            let what = match reference.until {
+                Some(_) => format!("{reference} has no version that is as old as {which}"),
+                None => format!("{reference} has no version {which}"),
+            };
+            return Err(Failure::usage(what).hint(known));
         };
         // Several runs may have made the same.
         if meant.iter().any(|(other, _)| other.version != first.version) {
-            return Err(Failure::usage(format!("several versions of {reference} begin with {which}"))
+            return Err(Failure::usage(format!("{which} may mean several versions of {reference}"))
                 .hint("give more digits or, of an output, its run, such as flights-7"));
         }
         Ok(meant.swap_remove(0).0)
@@ -106,11 +167,11 @@ impl Named {
     /// The one run that a reference to an output means.
     pub fn one_run(self, reference: &Reference) -> Result<RunId, Failure> {
         let which = reference.which.clone().unwrap_or_default();
+        let known = self.known(reference);
         let runs: Vec<RunId> = self.meant(reference).into_iter().filter_map(|(_, run)| run).collect();
         match &runs[..] {
             [run] => Ok(run.clone()),
-            [] => Err(Failure::usage(format!("no run has made {reference}@{which}"))
-                .hint(format!("see `tombolo data show {reference}`"))),
+            [] => Err(Failure::usage(format!("no run has made {reference}@{which}")).hint(known)),
             several => {
                 let names: Vec<String> = several.iter().map(ToString::to_string).collect();
                 Err(Failure::usage(format!("{reference}@{which} is what {} have made", names.join(" and ")))
@@ -177,6 +238,9 @@ mod tests {
         for bad in ["", "Raw", "raw@", "raw@3f", "raw@xyzw", "raw@3f2a@1", "a/b/c", "/b", "a/"] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
+        for bad in ["raw@2026-11-20t", "raw@2026/11/20", "raw@2026-11-20T25:00"] {
+            assert!(bad.parse::<Reference>().is_err(), "{bad}");
+        }
         assert_eq!("flights/model@7".parse::<Reference>().unwrap().to_string(), "flights/model");
     }
 
@@ -193,6 +257,46 @@ mod tests {
         check("raw@3333", None);
         check("raw@1", None);
         assert!(Named::Dataset(vec![]).one(&"raw".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn moments() {
+        let check = |text: &str, zone: i8, at: Option<&str>| {
+            let zone = jiff::tz::TimeZone::fixed(jiff::tz::offset(zone));
+            let at = at.map(|at| Timestamp(at.parse::<jiff::Timestamp>().unwrap().as_millisecond()));
+            assert_eq!(moment(text, &zone), at, "{text}");
+        };
+        check("2026-11-20", 0, Some("2026-11-20T23:59:59.999Z"));
+        check("2026-11-20", 2, Some("2026-11-20T21:59:59.999Z"));
+        check("2026-11-20t10:00", 2, Some("2026-11-20T08:00:00Z"));
+        check("2026-11-20t10:00:30", 0, Some("2026-11-20T10:00:30Z"));
+        check("2026-11-20t10:00z", 2, Some("2026-11-20T10:00:00Z"));
+        for bad in ["20261120", "2026-11-31", "2026-11-20t25:00", "2026-11-20x", "flights-7", "éé2026-11-20"] {
+            check(bad, 0, None);
+        }
+    }
+
+    #[test]
+    fn a_version_is_chosen_by_a_time() {
+        let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap().as_millisecond();
+        let (first, second) = (at("2026-11-20T10:00:00Z"), at("2026-11-22T10:00:00Z"));
+        let versions = || vec![VersionInfo { at: second, ..info(0x22) }, VersionInfo { at: first, ..info(0x11) }];
+        // Of an output, the time that its run had it counts, not when the same bytes were first known.
+        let outputs = || vec![OutputInfo { at: second, ..made(2, 0x22) }, OutputInfo { at: first, ..made(1, 0x11) }];
+        let check = |which: &str, byte: Option<u8>| {
+            for named in [Named::Dataset(versions()), Named::Output(outputs())] {
+                let found = named.one(&format!("raw@{which}").parse().unwrap()).ok().map(|info| info.version);
+                assert_eq!(found, byte.map(|byte| VersionId(Digest([byte; 32]))), "{which}");
+            }
+        };
+        check("2026-11-20T09:59:59Z", None);
+        check("2026-11-20T10:00Z", Some(0x11));
+        check("2026-11-22T09:59Z", Some(0x11));
+        check("2026-11-22T10:00Z", Some(0x22));
+        check("2027-01-01", Some(0x22));
+        let fault = Named::Dataset(versions()).one(&"raw@3333".parse().unwrap()).unwrap_err();
+        let fault = format!("{fault:?}");
+        assert!(fault.contains("222222222222 of 2026-11-2") && fault.contains("111111111111 of"), "{fault}");
     }
 
     #[test]

@@ -28,6 +28,12 @@ pub async fn run(session: &Session, args: Rm) -> Result<(), Failure> {
             .because("only a version that is named is removed")
             .hint(format!("see `tombolo data show {name}`, then tombolo data rm {name}@<version>")));
     }
+    // The same command once more would remove the version before it.
+    if name.until.is_some() {
+        return Err(Failure::usage(format!("which version of {name}?"))
+            .because("what a time means changes when a version is removed")
+            .hint(format!("see `tombolo data show {name}`, then tombolo data rm {name}@<version>")));
+    }
     let named = Named::find(session, name).await?;
     let (path, which) = match &named {
         Named::Dataset(_) => {

@@ -15,6 +15,7 @@ mod kills;
 mod moves;
 mod net;
 mod refusals;
+mod residency;
 mod runs;
 #[path = "../../../connect/tests/servers/mod.rs"]
 mod servers;

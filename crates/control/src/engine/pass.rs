@@ -62,6 +62,7 @@ impl Task {
             world.workloads.insert(workload.id.clone(), workload);
         }
         world.versions.extend(live.versions);
+        world.forgotten.extend(live.forgotten);
         world.load_sketches(live.sketches);
         for (project, workload, past) in live.history {
             world.history.insert((project, workload), past);
@@ -296,6 +297,10 @@ fn audit(release: Release, now: Timestamp) -> AuditEntry {
         what: "release".to_owned(),
         on: format!("{} {} {}", release.workload, release.output, release.version),
         outcome: "done".to_owned(),
-        detail: Some(format!("its inputs may only be at {}", release.from)),
+        detail: Some(format!(
+            "its inputs may only be at {}; reason: {}",
+            release.from,
+            release.reason.as_deref().unwrap_or("none was given")
+        )),
     }
 }

@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tombolo_api::wire::{AuditEntry, Role, TokenInfo};
 use tombolo_core::Timestamp;
+use tombolo_core::spec::ProjectSpec;
 
 use super::Shared;
 use super::fault::Fault;
@@ -59,6 +60,8 @@ pub const RULES: &[(&str, &str, Door)] = &[
     ("GET", "/v1/versions/{version}", Needs(Viewer)),
     ("GET", "/v1/versions/{version}/files", Needs(Viewer)),
     ("GET", "/v1/versions/{version}/lineage", Needs(Viewer)),
+    ("GET", "/v1/versions/{version}/why/{site}", Needs(Viewer)),
+    ("POST", "/v1/versions/{version}/release", Needs(RELEASES)),
     ("POST", "/v1/versions/{version}/replicas", Needs(Member)),
     ("GET", "/v1/datasets", Needs(Viewer)),
     ("GET", "/v1/datasets/{name}", Needs(Viewer)),
@@ -75,6 +78,9 @@ pub const RULES: &[(&str, &str, Door)] = &[
     ("DELETE", "/v1/tokens/{id}", Needs(Admin)),
     ("GET", "/v1/audit", Needs(Operator)),
 ];
+
+/// Who may let data go from its rules: by hand, or by submitting a project with a stage that releases an output.
+pub const RELEASES: Role = Operator;
 
 /// How long an answer may take to begin.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
@@ -98,6 +104,24 @@ impl Caller {
     /// The token's name, or `nobody`.
     pub fn who(&self) -> &str {
         self.token.as_ref().map_or("nobody", |token| token.name.as_str())
+    }
+
+    /// Refuses who may not release what a project's stages let go of.
+    pub fn may_release(&self, project: &ProjectSpec) -> Result<(), Fault> {
+        let mut releases = project.workloads.iter().filter_map(|(stage, workload)| {
+            let output = workload.job()?.release.first()?;
+            Some((stage, output))
+        });
+        let role = self.token.as_ref().map(|token| token.role);
+        let Some((stage, output)) = releases.next().filter(|_| role.is_none_or(|role| role < RELEASES)) else {
+            return Ok(());
+        };
+        let title = format!("{stage} releases {output}, and the token {} has not the right to", self.who());
+        let hint = format!(
+            "ask somebody with the role {RELEASES} to submit it, or leave `release: {output}` out: then {output} stays \
+             where its inputs must stay"
+        );
+        Err(Fault::forbidden("may-not-release", title).hint(hint))
     }
 
     /// The record of something that was done, to be written together with it.

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tombolo_core::expect::{COLUMN_NAME_BYTES_MAX, COLUMNS_MAX, Expect, SET_VALUES_MAX, Value};
 use tombolo_core::site::{Labels, Prices};
 use tombolo_core::spec::{
-    Bound, Command, FAILOVER_AFTER_MIN, Objective, PRIORITIES_MAX, ProjectSpec, STAGES_MAX, WorkloadSpec,
+    Bound, Command, FAILOVER_AFTER_MIN, Objective, PRIORITIES_MAX, ProjectSpec, REASON_CHARS_MAX, STAGES_MAX,
+    WorkloadSpec,
 };
 use tombolo_core::{Millis, Name, Resources};
 
@@ -93,6 +94,13 @@ fn workload(name: &Name, spec: &WorkloadSpec, makers: &BTreeMap<&Name, Option<&N
         }
         if let Some(output) = job.release.iter().find(|output| !job.outputs.contains(*output)) {
             return Err(bad(format!("{name} releases {output}, which it does not make")));
+        }
+        let fits = |reason: &String| (1..=REASON_CHARS_MAX).contains(&reason.trim().chars().count());
+        if let Some((output, _)) = job.reasons.iter().find(|(name, why)| !job.release.contains(*name) || !fits(why)) {
+            let title = format!(
+                "{name} has a reason for {output} that is for no release, or not of 1 to {REASON_CHARS_MAX} characters"
+            );
+            return Err(bad(title));
         }
         if let Some(gate) = &job.gate {
             let (Bound::AtLeast(bound) | Bound::AtMost(bound)) = gate.bound;

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tombolo_api::stream::{Call, LogLine, LogQuery, Said};
 use tombolo_api::wire::LogParams;
 use tombolo_core::residency::Residency;
-use tombolo_core::world::{RunRecord, WorkloadRecord};
-use tombolo_core::{Name, RunId, SiteId, Timestamp, VersionId, WorkloadId};
+use tombolo_core::world::{WorkloadRecord, read_by};
+use tombolo_core::{Name, RunId, SiteId, Timestamp, WorkloadId};
 
 use super::access::Caller;
 use super::extract::{Ask, At};
@@ -92,23 +92,11 @@ impl Rule {
         let found = shared.engine.store().run(&record.id.run).await?;
         let (run, workloads) = found.ok_or_else(|| Fault::not_found(format!("there is no run {}", record.id.run)))?;
         let stay = run.spec.logs_stay(&record.spec).cloned();
-        let read: Vec<_> = read_by(record, &run, &workloads).chain([run.code]).collect();
+        let read: Vec<_> = read_by(record, &run, &workloads).map(|(_, version)| version).collect();
         let record = record.clone();
         let residency = shared.engine.look(move |world, _| world.inherited_from(&record, read.into_iter()));
         Ok(Rule { stay, residency: residency.await? })
     }
-}
-
-/// What a workload of a run that is over has read; nothing for what was never made.
-fn read_by<'a>(
-    record: &'a WorkloadRecord,
-    run: &'a RunRecord,
-    workloads: &'a [WorkloadRecord],
-) -> impl Iterator<Item = VersionId> + 'a {
-    record.spec.inputs.values().filter_map(move |source| {
-        let made = || workloads.iter().find_map(|other| other.outputs.get(source)).map(|made| made.version);
-        run.data.get(source).copied().or_else(made)
-    })
 }
 
 /// Asks a site, or says since when it can't be asked.

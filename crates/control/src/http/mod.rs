@@ -16,6 +16,7 @@ mod logs;
 mod once;
 mod outputs;
 mod plans;
+mod residency;
 mod runs;
 mod secrets;
 mod sites;
@@ -120,6 +121,8 @@ fn all() -> OpenApiRouter<Shared> {
         .routes(routes!(versions::files))
         .routes(routes!(versions::replicate))
         .routes(routes!(lineage::show))
+        .routes(routes!(residency::why))
+        .routes(routes!(residency::release))
         .routes(routes!(datasets::list))
         .routes(routes!(datasets::show))
         .routes(routes!(datasets::versions))

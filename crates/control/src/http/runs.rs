@@ -53,6 +53,7 @@ pub(super) async fn submit(
     Body { value, hash }: Body<NewRun>,
 ) -> Result<Response, Fault> {
     check::project(&value.project)?;
+    caller.may_release(&value.project)?;
     if let Some(name) = value.data.keys().find(|name| !value.project.data.contains_key(*name)) {
         let title = format!("the run names a version of {name}, which is no dataset of the project");
         return Err(Fault::invalid("no-such-dataset", title));

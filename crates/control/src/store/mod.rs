@@ -86,7 +86,8 @@ pub enum Write {
         version: VersionId,
         sketch: Box<Sketch>,
     },
-    /// Of a version that no dataset, run or cache entry names any more; its sketch goes too.
+    /// Of a version that no dataset, run or cache entry names any more; its sketch goes too. The rules that it
+    /// was under are kept.
     DropVersion {
         version: VersionId,
     },
@@ -149,6 +150,8 @@ pub struct Live {
     pub runs: Vec<RunRecord>,
     pub workloads: Vec<WorkloadRecord>,
     pub versions: Vec<(VersionId, VersionRecord)>,
+    /// Those that are known no more, with the rules that they were under.
+    pub forgotten: Vec<(VersionId, VersionRecord)>,
     /// Those that came last, in the order in which they came.
     pub sketches: Vec<(VersionId, Sketch)>,
     pub history: Vec<(Name, Name, PastRuns)>,

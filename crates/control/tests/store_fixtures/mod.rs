@@ -73,6 +73,7 @@ pub fn run(id: &RunId, state: RunState) -> RunRecord {
         force: false,
         state,
         ended: None,
+        may_lift: None,
     }
 }
 

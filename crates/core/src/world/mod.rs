@@ -14,6 +14,7 @@ mod report;
 mod sketches;
 mod submit;
 mod succession;
+mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,6 +34,7 @@ use crate::workload::State;
 pub use report::Known;
 pub use sketches::SKETCHES_MAX;
 pub use submit::{Refusal, Submission};
+pub use why::{Derived, LOOKED_AT_MAX, Lifted, Provenance, Rule, Why, read_by, why};
 
 /// How long a site may be silent before it counts as unreachable for new placements. What it runs goes on.
 pub const SILENCE_MAX: Millis = Millis::from_secs(15);
@@ -55,6 +57,9 @@ pub struct World {
     pub runs: BTreeMap<RunId, RunRecord>,
     pub workloads: BTreeMap<WorkloadId, WorkloadRecord>,
     pub versions: BTreeMap<VersionId, VersionRecord>,
+    /// The rules of versions that are forgotten, and what made them: their bytes may still be at sites, and who makes
+    /// them known again, under whatever name, gets them under these.
+    pub forgotten: BTreeMap<VersionId, VersionRecord>,
     /// What is known of past executions, by project and workload.
     pub history: BTreeMap<(Name, Name), PastRuns>,
     /// The highest run number given out, by project.
@@ -110,6 +115,10 @@ pub struct RunRecord {
     pub state: RunState,
     #[serde(default)]
     pub ended: Option<Timestamp>,
+    /// The rules that were known when it was submitted, which are those that its releases lift: nobody has let go of
+    /// what came to be forbidden later. None of a run from before this was kept: then whatever is inherited.
+    #[serde(default)]
+    pub may_lift: Option<Residency>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -280,7 +289,10 @@ pub struct Release {
     pub output: Name,
     pub version: VersionId,
     pub by: String,
+    /// The rules that it lifted.
     pub from: Residency,
+    /// Why, as the project says.
+    pub reason: Option<String>,
 }
 
 impl Changes {

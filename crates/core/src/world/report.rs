@@ -260,9 +260,8 @@ impl World {
             .collect();
         for (name, made) in &outputs {
             let mut residency = inherited.clone();
-            if may_release && released.contains(name) && !inherited.is_anywhere() {
-                self.note_release(id, name, made.version, &inherited);
-                residency = Residency::anywhere();
+            if may_release && released.contains(name) {
+                residency = self.release(id, name, made.version, &inherited);
             }
             self.enter_version(made.version, made.bytes, made.files, residency, site, Some(id.clone()), now);
             if let Some(sketch) = &finish.outputs[name].sketch {
@@ -290,15 +289,20 @@ impl World {
         made_by: Option<WorkloadId>,
         now: Timestamp,
     ) {
-        let record = self.versions.entry(id).or_insert_with(|| VersionRecord {
-            bytes,
-            files,
-            residency: Residency::anywhere(),
-            given: Residency::anywhere(),
-            made_by: made_by.clone(),
-            at: now,
-            replicas: Default::default(),
-            facts: Facts::default(),
+        let forgotten = self.forgotten.get(&id);
+        let record = self.versions.entry(id).or_insert_with(|| match forgotten {
+            // What it was under before it was forgotten, and by what.
+            Some(old) => VersionRecord { bytes, files, at: now, ..old.clone() },
+            None => VersionRecord {
+                bytes,
+                files,
+                residency: Residency::anywhere(),
+                given: Residency::anywhere(),
+                made_by: made_by.clone(),
+                at: now,
+                replicas: Default::default(),
+                facts: Facts::default(),
+            },
         });
         record.replicas.insert(site.clone());
         self.govern(id, residency, made_by.as_ref());
@@ -318,10 +322,19 @@ impl World {
         self.changes.versions.insert(id);
     }
 
-    fn note_release(&mut self, id: &WorkloadId, output: &Name, version: VersionId, from: &Residency) {
-        let by = self.runs.get(&id.run).map(|run| run.by.clone()).unwrap_or_default();
-        let (workload, output, from) = (id.clone(), output.clone(), from.clone());
-        self.changes.released.push(Release { workload, output, version, by, from });
+    /// Lets an output go from the rules that were known when its run was submitted, on the record; those that are left.
+    fn release(&mut self, id: &WorkloadId, output: &Name, version: VersionId, inherited: &Residency) -> Residency {
+        let run = self.runs.get(&id.run);
+        let by = run.map(|run| run.by.clone()).unwrap_or_default();
+        let may_lift = run.and_then(|run| run.may_lift.clone()).unwrap_or_else(|| inherited.clone());
+        let (from, left) = inherited.0.iter().cloned().partition(|rule| may_lift.0.contains(rule));
+        let (from, left) = (Residency(from), Residency(left));
+        if !from.is_anywhere() {
+            let reason = self.workloads[id].spec.job().and_then(|job| job.reasons.get(output).cloned());
+            let (workload, output) = (id.clone(), output.clone());
+            self.changes.released.push(Release { workload, output, version, by, from, reason });
+        }
+        left
     }
 
     /// Outputs that an earlier run left are under the rules that this run's inputs are under now.
@@ -332,9 +345,8 @@ impl World {
         let outputs: Vec<_> = record.outputs.iter().map(|(name, made)| (name.clone(), made.version)).collect();
         for (name, version) in outputs {
             let mut residency = inherited.clone();
-            if released.contains(&name) && !inherited.is_anywhere() {
-                self.note_release(id, &name, version, &inherited);
-                residency = Residency::anywhere();
+            if released.contains(&name) {
+                residency = self.release(id, &name, version, &inherited);
             }
             self.govern(version, residency, Some(id));
         }

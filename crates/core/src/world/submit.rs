@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Cache, Event, RunRecord, RunState, SiteRecord, VersionRecord, WorkloadRecord, World};
 use crate::expect::{Checked, OnFailure};
 use crate::ids::{BadName, Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
+use crate::residency::Residency;
 use crate::site::Link;
 use crate::spec::{Command, ProjectSpec, STAGES_MAX, WorkloadSpec};
 use crate::time::Timestamp;
@@ -93,10 +94,21 @@ impl World {
         });
         self.changes.runs.insert(id.clone());
         let state = RunState::Active;
-        let record = RunRecord { id: id.clone(), spec, code, data, by, at: now, force, state, ended: None };
+        let may_lift = Some(self.rules_known(&id, &spec, data.values().chain([&code])));
+        let record = RunRecord { id: id.clone(), spec, code, data, by, at: now, force, state, ended: None, may_lift };
         self.runs.insert(id.clone(), record);
         self.note_run(&id);
         Ok(())
+    }
+
+    /// Every rule that whoever submits a run can know that its outputs may come under.
+    fn rules_known<'a>(&self, id: &RunId, spec: &ProjectSpec, read: impl Iterator<Item = &'a VersionId>) -> Residency {
+        let goes_on = self.workloads_of(id).filter_map(|record| record.state_dir);
+        let versions = read.copied().chain(goes_on).filter_map(|version| self.versions.get(&version));
+        let given = spec.data.values().map(|data| &data.residency);
+        let own = spec.workloads.values().filter_map(|workload| Some(&workload.job()?.keep_at));
+        let rules = versions.map(|version| &version.residency).chain(given).chain(own);
+        rules.fold(Residency::anywhere(), |all, rule| all.and(rule))
     }
 
     /// Refuses data that failed its expectations when it was added, unless the project takes it all the same.
@@ -254,7 +266,7 @@ impl World {
     /// same bytes under a second name don't get out by it.
     pub fn add_version(&mut self, id: VersionId, record: VersionRecord, site: &SiteId) -> Result<(), Refusal> {
         let place = self.sites.get(site).ok_or_else(|| Refusal::NoSite(site.clone()))?;
-        let old = self.versions.get(&id);
+        let old = self.versions.get(&id).or_else(|| self.forgotten.get(&id));
         let residency = match old {
             Some(old) => old.residency.and(&record.residency),
             None => record.residency.clone(),
@@ -263,7 +275,8 @@ impl World {
             return Err(Refusal::Residency { version: id, site: site.clone(), rule: format!("keep at {rule}") });
         }
         let (given, facts) = (record.residency.clone(), record.facts.clone());
-        let entry = self.versions.entry(id).or_insert(record);
+        let forgotten = self.forgotten.get(&id).map(|old| old.residency.clone()).unwrap_or_default();
+        let entry = self.versions.entry(id).or_insert_with(|| VersionRecord { given: forgotten, ..record });
         entry.given = entry.given.and(&given);
         entry.residency = residency;
         entry.facts.renew(facts);
@@ -285,7 +298,23 @@ impl World {
         }
         self.changes.versions.remove(id);
         self.forget_sketch(id);
-        self.versions.remove(id).is_some()
+        let Some(record) = self.versions.remove(id) else { return false };
+        self.forgotten.remove(id);
+        if !record.residency.is_anywhere() {
+            let (replicas, facts) = Default::default();
+            self.forgotten.insert(*id, VersionRecord { replicas, facts, ..record });
+        }
+        true
+    }
+
+    /// Lifts every rule from a version by hand, on the record; which they were.
+    pub fn release_version(&mut self, id: &VersionId) -> Result<Residency, Refusal> {
+        let record = self.versions.get_mut(id).ok_or(Refusal::NoVersion(*id))?;
+        record.given = Residency::anywhere();
+        let lifted = std::mem::take(&mut record.residency);
+        self.changes.versions.insert(*id);
+        self.planned.stale = true;
+        Ok(lifted)
     }
 
     /// A source did not have what it was said to have.

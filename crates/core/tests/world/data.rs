@@ -1,7 +1,8 @@
 //! Which rules bytes are under, by whatever way they came.
 
 use crate::play::{Play, run, site, version};
-use tombolo_core::world::Refusal;
+use tombolo_core::residency::{Residency, Selector, Term};
+use tombolo_core::world::{Refusal, VersionRecord};
 
 #[test]
 fn outputs_are_where_all_inputs_may_be() {
@@ -229,4 +230,50 @@ fn an_import_that_goes_on_is_under_the_rules_of_what_it_goes_on_from() {
     play.table("p-3", &[("", "active: clicks=placed@b#1")]);
     play.step("end p-3/clicks ok clicks=new");
     assert_eq!(play.residency("new"), "anywhere");
+}
+
+#[test]
+fn a_release_lifts_no_rule_that_came_after_its_run_was_submitted() {
+    let mut play = Play::new(&["a", "b"]);
+    play.know("raw", Some("a"), &["a"]);
+    play.submit("p-1", &["x in=raw out=o release=o"]);
+    // While it runs, a second rule comes, of which whoever released the output knew nothing.
+    let record = play.world.versions[&version("raw")].clone();
+    let later = Selector(["a", "b"].map(|name| Term::Site(site(name))).into());
+    let tightened = VersionRecord { residency: Residency::keep_at(later), ..record };
+    play.world.add_version(version("raw"), tightened, &site("a")).unwrap();
+    play.step("end p-1/x ok");
+    assert_eq!(play.residency("o"), "a or b");
+    assert_eq!(play.released.iter().map(|act| act.from.to_string()).collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
+fn bytes_that_were_forgotten_come_back_under_their_rules() {
+    let mut play = Play::new(&["a", "b"]);
+    play.know("secret", Some("a"), &["a"]);
+    let open = play.world.versions[&version("code")].clone();
+    assert!(play.world.forget_version(&version("secret")));
+    // `data rm`, and then the very bytes made known as if nobody had minded them.
+    let refused = play.world.add_version(version("secret"), open.clone(), &site("b")).unwrap_err();
+    assert!(matches!(refused, Refusal::Residency { .. }), "{refused}");
+    play.world.add_version(version("secret"), open, &site("a")).unwrap();
+    assert_eq!(play.residency("secret"), "a");
+    assert!(play.world.sources(&version("secret"), &site("b")).is_err());
+    // A stage that says it made them is no way round either.
+    assert!(play.world.forget_version(&version("secret")));
+    play.know("open", None, &["a"]);
+    play.submit("p-1", &["x in=open out=o release=o site=a"]);
+    play.step("end p-1/x ok o=secret");
+    assert_eq!(play.residency("secret"), "a");
+}
+
+#[test]
+fn what_was_released_by_hand_and_forgotten_comes_back_free() {
+    let mut play = Play::new(&["a"]);
+    play.know("secret", Some("a"), &["a"]);
+    assert_eq!(play.world.release_version(&version("secret")).unwrap().to_string(), "a");
+    assert_eq!(play.residency("secret"), "anywhere");
+    assert!(play.world.forget_version(&version("secret")));
+    assert!(play.world.forgotten.is_empty());
+    assert!(matches!(play.world.release_version(&version("secret")).unwrap_err(), Refusal::NoVersion(_)));
 }

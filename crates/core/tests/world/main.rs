@@ -11,3 +11,4 @@ mod queue;
 mod services;
 mod sites;
 mod sketches;
+mod why;

@@ -35,12 +35,8 @@ pub(super) async fn live(pool: &SqlitePool) -> Result<Live, StoreError> {
     for (from, to, record) in rows {
         links.push((parse::<SiteId>(&from)?, parse::<SiteId>(&to)?, decode(&record)?));
     }
-    let mut versions = Vec::new();
-    let rows: Vec<(String, String)> =
-        sqlx::query_as("SELECT id, record FROM versions").fetch_all(pool).await.map_err(failed)?;
-    for (id, record) in rows {
-        versions.push((parse(&id)?, decode(&record)?));
-    }
+    let versions = versions_of(pool, "SELECT id, record FROM versions").await?;
+    let forgotten = versions_of(pool, "SELECT id, record FROM forgotten").await?;
     let sketches = sketches(pool).await?;
     let mut history = Vec::new();
     let rows: Vec<(String, String, String)> =
@@ -62,11 +58,17 @@ pub(super) async fn live(pool: &SqlitePool) -> Result<Live, StoreError> {
         runs: records(pool, RUNS).await?,
         workloads: records(pool, WORKLOADS).await?,
         versions,
+        forgotten,
         sketches,
         history,
         counters,
         last_event: last_event(pool).await?,
     })
+}
+
+async fn versions_of(pool: &SqlitePool, sql: &'static str) -> Result<Vec<(VersionId, VersionRecord)>, StoreError> {
+    let rows: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(pool).await.map_err(failed)?;
+    rows.into_iter().map(|(id, record)| Ok((parse(&id)?, decode(&record)?))).collect()
 }
 
 async fn sketches(pool: &SqlitePool) -> Result<Vec<(VersionId, Sketch)>, StoreError> {

@@ -12,6 +12,11 @@ use crate::store::{StoreError, TokenRecord, Write};
 /// Rows of one statement, from the largest: few different statements, so that all stay prepared.
 const ROWS: [usize; 4] = [64, 16, 4, 1];
 
+/// What is kept of a version that is forgotten, if it was under rules: those, and what made it.
+const FORGET: &str = "INSERT INTO forgotten (id, record) \
+    SELECT id, json_remove(record, '$.replicas', '$.facts') FROM versions \
+    WHERE id = ? AND json_extract(record, '$.residency') <> '[]'";
+
 /// A table's insert without its rows.
 pub(super) struct Insert {
     head: &'static str,
@@ -164,6 +169,8 @@ fn steps_of(write: Write, steps: &mut Vec<Step>) -> Result<(), StoreError> {
         ),
         Write::DropVersion { version } => {
             steps.push(Step::Run("DELETE FROM sketches WHERE version = ?", vec![text(version)]));
+            steps.push(Step::Run("DELETE FROM forgotten WHERE id = ?", vec![text(version)]));
+            steps.push(Step::Run(FORGET, vec![text(version)]));
             Step::Run("DELETE FROM versions WHERE id = ?", vec![text(version)])
         }
         Write::Token(token) => Step::Insert(&TOKENS, token_cells(*token)),
