@@ -16,6 +16,7 @@ use tombolo_data::transfer::{self, FetchError, FetchOptions};
 use tombolo_data::{DataError, Store};
 use tombolo_net::Streams;
 
+use crate::pace::{Paced, Paces};
 use crate::pause::Pauses;
 
 /// Attempts in a row in which every source failed and nothing came, before the fetch is given up. Waiting for a line
@@ -33,6 +34,7 @@ pub struct Fetcher {
     /// Fetches under way, so that two stages that need one version bring it once.
     under_way: UnderWay,
     pauses: Pauses,
+    paces: Paces,
     /// How far the fetches for placements are.
     moving: Arc<Mutex<BTreeMap<WorkloadId, Progress>>>,
 }
@@ -40,7 +42,15 @@ pub struct Fetcher {
 impl Fetcher {
     pub fn new(store: Arc<Store>, endpoint: Endpoint, line: watch::Receiver<Option<Connection>>) -> Fetcher {
         let pauses = Pauses::new(PAUSE_FIRST, PAUSE_MAX);
-        Fetcher { store, endpoint, line, under_way: Arc::default(), pauses, moving: Arc::default() }
+        Fetcher {
+            store,
+            endpoint,
+            line,
+            under_way: Arc::default(),
+            pauses,
+            paces: Paces::default(),
+            moving: Arc::default(),
+        }
     }
 
     /// What is being brought for placements right now.
@@ -147,7 +157,7 @@ impl Fetcher {
                 Ok(connection) => {
                     first.get_or_insert(source.site.clone());
                     sources.push(transfer::Source {
-                        dial: Streams(connection),
+                        dial: Paced { streams: Streams(connection), pace: self.paces.of(&source.site, source.limit) },
                         grant: source.grant.into_bytes(),
                         name: source.site.to_string(),
                     });
@@ -359,7 +369,8 @@ mod tests {
             while let Ok((mut send, mut recv)) = connection.accept_bi().await {
                 let Ok(Opening::Sources(_)) = frames::read(&mut recv).await else { panic!("it asks for sources only") };
                 let site = "away".parse().unwrap();
-                let source = tombolo_api::stream::Source { site, address: from.clone(), grant: "granted".to_owned() };
+                let grant = "granted".to_owned();
+                let source = tombolo_api::stream::Source { site, address: from.clone(), grant, limit: None };
                 frames::write(&mut send, &Sources::From(vec![source])).await.unwrap();
                 let _ = send.finish();
             }

@@ -14,6 +14,7 @@ pub mod lease;
 mod line;
 pub mod logs;
 mod mind;
+mod pace;
 mod pause;
 pub mod python;
 pub mod shim;

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use tombolo_core::site::SiteInfo;
+use tombolo_core::site::{Limit, SiteInfo};
 use tombolo_core::sync::{Desired, Report};
 use tombolo_core::{Epoch, Millis, Name, SiteId, Timestamp, VersionId, WorkloadId};
 
@@ -99,6 +99,9 @@ pub struct Source {
     pub address: PeerAddress,
     /// See [`crate::grant`].
     pub grant: String,
+    /// What may be taken of the link from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
 }
 
 /// What the control plane asks of an agent.

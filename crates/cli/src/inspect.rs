@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use tombolo_core::Residency;
 use tombolo_core::expect::{Checked, Expect, Facts, OnFailure};
 use tombolo_sql::Inspection;
 
@@ -11,8 +12,14 @@ use crate::{progress, render};
 /// What looking for doubles may hold before it spills to the disk, in bytes.
 const MEMORY_BYTES: usize = 512 << 20;
 
-/// Looks at a file or directory. Rows that break a rule are shown here, where the data is, and go nowhere else.
-pub async fn inspect(what: &str, path: &Path, expect: Option<&Expect>) -> Result<Facts, Failure> {
+/// Looks at a file or directory. Rows that break a rule are shown here, where the data is, and go nowhere else. Where the
+/// data may not go everywhere, neither do names that may be values.
+pub async fn inspect(
+    what: &str,
+    path: &Path,
+    expect: Option<&Expect>,
+    residency: &Residency,
+) -> Result<Facts, Failure> {
     let rules = expect.map(Expect::rules).unwrap_or_default();
     let expected = !rules.is_empty();
     let bar = progress::spinner();
@@ -36,7 +43,10 @@ pub async fn inspect(what: &str, path: &Path, expect: Option<&Expect>) -> Result
     {
         eprintln!("{what}: {checked}");
     }
-    Ok(found.facts)
+    Ok(match residency.is_anywhere() {
+        true => found.facts,
+        false => found.facts.without_guessed_names(expect),
+    })
 }
 
 /// An error where stages don't get what was found so. It is known and marked by then.

@@ -371,7 +371,11 @@ impl Hub {
                 return Err(format!("no site has version {} any more", version.short()));
             }
             let key = world.sites.get(&place).map(|site| site.key.clone()).unwrap_or_default();
-            Ok::<_, String>((from, key, now))
+            let limited = |from: SiteId| {
+                let limit = world.links.get(&from, &place).limit;
+                (from, limit)
+            };
+            Ok::<_, String>((from.into_iter().map(limited).collect::<Vec<_>>(), key, now))
         });
         let (from, to_key, now) = match asked.await {
             Ok(Ok(found)) => found,
@@ -382,12 +386,12 @@ impl Hub {
             Err(_) => return Sources::Refused("the control plane is stopping".to_owned()),
         };
         let mut sources = Vec::new();
-        for site in from {
+        for (site, limit) in from {
             let Some(connected) = self.lock().get(&site).cloned() else { continue };
             let until = now + GRANT_LIFE;
             let grant = Grant { version, from: site.clone(), to: to.clone(), to_key: to_key.clone(), until };
             let grant = String::from_utf8(grant.sign(&self.0.grant_key)).expect("a grant is JSON");
-            sources.push(Source { site, address: connected.address, grant });
+            sources.push(Source { site, address: connected.address, grant, limit });
         }
         if !sources.is_empty() {
             let names: Vec<_> = sources.iter().map(|source| source.site.to_string()).collect();

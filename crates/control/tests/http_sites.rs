@@ -90,9 +90,25 @@ async fn operators_describe_sites_and_links() {
     link("/v1/links/home/away", json!({ "bytes_per_s": 1e9, "latency_ms": 3 })).await.ok();
     let links = api.get("/v1/links").await.ok();
     assert_eq!(links["items"], json!([{ "from": "home", "to": "away", "bytes_per_s": 1e9, "latency_ms": 3 }]));
-    for bad in
-        [json!({ "bytes_per_s": 0 }), json!({ "bytes_per_s": -1 }), json!({ "bytes_per_s": 1, "latency_ms": u64::MAX })]
-    {
+    // What is left out stays, and a limit goes by 0 alone.
+    let limited =
+        link("/v1/links/home/away", json!({ "limit_bytes_per_s": 70_000, "limit_hours": "8:00-18:00" })).await;
+    let expected = json!({
+        "from": "home", "to": "away", "bytes_per_s": 1e9, "latency_ms": 3, "limit_bytes_per_s": 70_000,
+        "limit_hours": "08:00-18:00",
+    });
+    assert_eq!(limited.ok(), expected);
+    assert_eq!(link("/v1/links/home/away", json!({ "latency_ms": 4 })).await.ok()["limit_bytes_per_s"], 70_000);
+    let lifted = link("/v1/links/home/away", json!({ "limit_bytes_per_s": 0 })).await.ok();
+    assert_eq!(lifted, json!({ "from": "home", "to": "away", "bytes_per_s": 1e9, "latency_ms": 4 }));
+    for bad in [
+        json!({ "bytes_per_s": 0 }),
+        json!({ "bytes_per_s": -1 }),
+        json!({ "bytes_per_s": 1, "latency_ms": u64::MAX }),
+        json!({ "limit_bytes_per_s": 5 }),
+        json!({ "limit_bytes_per_s": 70_000, "limit_hours": "night" }),
+        json!({ "limit_hours": "08:00-18:00" }),
+    ] {
         assert_eq!(link("/v1/links/home/away", bad).await.problem(422), "bad-link");
     }
     assert_eq!(link("/v1/links/home/nope", json!({ "bytes_per_s": 1 })).await.problem(404), "not-found");

@@ -12,7 +12,7 @@ use store_fixtures::*;
 use tombolo_api::wire::{AuditEntry, Role, TokenInfo};
 use tombolo_control::store::sqlite::SqliteStore;
 use tombolo_control::store::{Idempotent, Store, StoreError, TokenRecord, Write};
-use tombolo_core::site::Link;
+use tombolo_core::site::{Limit, Link};
 use tombolo_core::world::{Event, PastRuns, RunState};
 use tombolo_core::{Epoch, Millis, Timestamp, WorkloadId};
 
@@ -40,7 +40,8 @@ async fn what_lives_comes_back_after_reopening() {
     let queued = json!({ "state": "queued", "since": 5 });
     let ready = json!({ "state": "ready", "site": "a", "since": 5, "address": "h:1" });
     let done = json!({ "state": "succeeded", "at": 6, "cached": false });
-    let link = Link { bytes_per_s: 1.5, latency: Millis(3) };
+    let limit = Some(Limit { bytes_per_s: 70_000, hours: "08:00-18:00".parse().ok() });
+    let link = Link { bytes_per_s: 1.5, latency: Millis(3), limit };
     let past =
         PastRuns { ran: [(site_id("a"), Millis(4))].into(), outputs: [(name("make-out"), 3)].into(), state: None };
     let batch = vec![

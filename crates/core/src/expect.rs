@@ -278,6 +278,18 @@ impl Facts {
         self.checked = later.checked.or(self.checked.take());
     }
 
+    /// Without the names of CSV's columns but those that somebody has written down: a file without a header has values in
+    /// their place, and facts go where the data may not.
+    pub fn without_guessed_names(mut self, expect: Option<&Expect>) -> Facts {
+        let written = |name: &String| expect.is_some_and(|e| e.columns.contains_key(name) || e.unique.contains(name));
+        if let Some(table) = self.table.as_mut().filter(|table| table.format == Format::Csv) {
+            for (number, column) in table.columns.iter_mut().enumerate().filter(|(_, column)| !written(&column.name)) {
+                column.name = format!("column {}", number + 1);
+            }
+        }
+        self
+    }
+
     /// The same within the limits, as it comes from elsewhere.
     pub fn bounded(mut self) -> Facts {
         if let Some(table) = &mut self.table {

@@ -63,18 +63,99 @@ pub const GIB: f64 = (1u64 << 30) as f64;
 pub struct Link {
     pub bytes_per_s: f64,
     pub latency: Millis,
+    /// What transfers may take of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+}
+
+/// The most that all transfers over a link may take together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    pub bytes_per_s: u64,
+    /// When it holds, by the clock of the site that fetches; none: always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hours: Option<Hours>,
+}
+
+impl Limit {
+    /// Below this a single chunk takes so long that its sender counts as silent.
+    pub const BYTES_PER_S_MIN: u64 = 16 << 10;
+
+    /// Bytes in a second that may be moved at a minute of the day; none: as many as there are.
+    pub fn at(&self, minute: u16) -> Option<u64> {
+        self.hours.is_none_or(|hours| hours.contains(minute)).then_some(self.bytes_per_s)
+    }
+}
+
+/// A span of every day, in minutes from midnight: `08:00-18:00`. One that ends before it begins goes over midnight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Hours {
+    from: u16,
+    until: u16,
+}
+
+impl Hours {
+    pub fn contains(&self, minute: u16) -> bool {
+        match self.from <= self.until {
+            true => (self.from..self.until).contains(&minute),
+            false => minute >= self.from || minute < self.until,
+        }
+    }
+}
+
+impl std::str::FromStr for Hours {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Hours, String> {
+        let wrong = || format!("{text:?} is no span of the day; write it as 08:00-18:00");
+        let minute = |text: &str| {
+            let (hour, minute) = text.split_once(':')?;
+            let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
+            (hour * 60 + minute <= 24 * 60 && hour <= 24 && minute < 60).then_some(hour * 60 + minute)
+        };
+        let (from, until) = text.trim().split_once('-').ok_or_else(wrong)?;
+        let (from, until) = (minute(from.trim()).ok_or_else(wrong)?, minute(until.trim()).ok_or_else(wrong)?);
+        if from == until {
+            return Err(format!("{text:?} is no time at all; leave the hours out for a limit that always holds"));
+        }
+        Ok(Hours { from, until })
+    }
+}
+
+impl TryFrom<String> for Hours {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Hours, String> {
+        text.parse()
+    }
+}
+
+impl From<Hours> for String {
+    fn from(hours: Hours) -> String {
+        hours.to_string()
+    }
+}
+
+impl std::fmt::Display for Hours {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Hours { from, until } = self;
+        write!(f, "{:02}:{:02}-{:02}:{:02}", from / 60, from % 60, until / 60, until % 60)
+    }
 }
 
 impl Link {
     /// What is assumed of a link that nobody described and over which nothing was measured: 100 Mbit/s, 20 ms.
-    pub const ASSUMED: Link = Link { bytes_per_s: 12_500_000.0, latency: Millis(20) };
+    pub const ASSUMED: Link = Link { bytes_per_s: 12_500_000.0, latency: Millis(20), limit: None };
 
-    /// How long `bytes` take; nothing for no bytes.
+    /// How long `bytes` take; nothing for no bytes. A limit counts that always holds: when a transfer will be is not known.
     pub fn transfer(&self, bytes: u64) -> Millis {
         if bytes == 0 {
             return Millis(0);
         }
-        Millis(self.latency.0 + (bytes as f64 * 1000.0 / self.bytes_per_s.max(1.0)).ceil() as u64)
+        let limit =
+            self.limit.filter(|limit| limit.hours.is_none()).map_or(f64::INFINITY, |limit| limit.bytes_per_s as f64);
+        Millis(self.latency.0 + (bytes as f64 * 1000.0 / self.bytes_per_s.min(limit).max(1.0)).ceil() as u64)
     }
 
     /// The link after a transfer of `bytes` took `span`: an exponentially weighted mean, so that one slow
@@ -82,7 +163,8 @@ impl Link {
     pub fn measured(self, bytes: u64, span: Millis) -> Link {
         const BYTES_MIN: u64 = 1 << 20;
         const WEIGHT: f64 = 0.3;
-        if bytes < BYTES_MIN || span.0 == 0 {
+        // Under a limit it is the limit that is measured.
+        if bytes < BYTES_MIN || span.0 == 0 || self.limit.is_some() {
             return self;
         }
         let seen = bytes as f64 / span.as_secs_f64();
@@ -97,5 +179,36 @@ pub struct Links(pub BTreeMap<(SiteId, SiteId), Link>);
 impl Links {
     pub fn get(&self, from: &SiteId, to: &SiteId) -> Link {
         self.0.get(&(from.clone(), to.clone())).copied().unwrap_or(Link::ASSUMED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_hold_at_their_hours() {
+        let at = |hours: &str, minutes: &[u16]| -> Vec<bool> {
+            let limit = Limit { bytes_per_s: 7, hours: Some(hours.parse().unwrap()) };
+            minutes.iter().map(|minute| limit.at(*minute) == Some(7)).collect()
+        };
+        assert_eq!(at("08:00-18:30", &[0, 479, 480, 1109, 1110]), [false, false, true, true, false]);
+        assert_eq!(at("22:00-06:00", &[0, 359, 360, 1319, 1320]), [true, true, false, false, true]);
+        assert_eq!(at("00:00-24:00", &[0, 1439]), [true, true]);
+        assert_eq!(Limit { bytes_per_s: 7, hours: None }.at(5), Some(7));
+        assert_eq!("8:00 - 18:30".parse::<Hours>().unwrap().to_string(), "08:00-18:30");
+        for bad in ["", "8-18", "08:00", "08:00-08:00", "25:00-26:00", "08:60-09:00", "24:01-10:00", "x:00-y:00"] {
+            assert!(bad.parse::<Hours>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn plans_count_limits_and_measurements_do_not_follow_them() {
+        let link = Link { bytes_per_s: 1_000_000.0, latency: Millis(0), limit: None };
+        let limited = Link { limit: Some(Limit { bytes_per_s: 100_000, hours: None }), ..link };
+        let at_times = Link { limit: Some(Limit { bytes_per_s: 100_000, hours: "08:00-09:00".parse().ok() }), ..link };
+        assert_eq!([link, limited, at_times].map(|link| link.transfer(1_000_000).0), [1_000, 10_000, 1_000]);
+        assert_eq!(limited.measured(100 << 20, Millis(1)), limited);
+        assert_ne!(link.measured(100 << 20, Millis(1)), link);
     }
 }

@@ -1,6 +1,6 @@
 //! What a table's files say of themselves: Parquet by its footers, CSV by reading it once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,11 +21,6 @@ const CSV_TOLD_BY_ROWS: usize = 10_000;
 
 /// Types that are told of a column whose files disagree.
 const KINDS_MAX: usize = 4;
-/// Longer ones are taken for text that somebody wrote.
-const NAME_CHARS_MAX: usize = 64;
-/// What a column is called where its name may be a value.
-const UNNAMED: &str = "column";
-
 /// A table's schema; which of it is known of each column besides.
 #[derive(Debug)]
 pub(crate) struct Scan {
@@ -51,6 +46,14 @@ struct Found {
     rows: u64,
 }
 
+impl Found {
+    fn met(&mut self, kind: String) {
+        if !self.kinds.contains(&kind) && self.kinds.len() < KINDS_MAX {
+            self.kinds.push(kind);
+        }
+    }
+}
+
 fn parquet(files: &Files) -> Result<Scan, SqlError> {
     let (mut order, mut columns): (Vec<String>, BTreeMap<String, Found>) = Default::default();
     let mut rows = 0;
@@ -68,9 +71,7 @@ fn parquet(files: &Files) -> Result<Scan, SqlError> {
                 Some(found) => {
                     found.nulls = found.nulls.zip(nulls).map(|(a, b)| a + b);
                     found.rows += here;
-                    if !found.kinds.contains(&kind) && found.kinds.len() < KINDS_MAX {
-                        found.kinds.push(kind);
-                    }
+                    found.met(kind);
                 }
             }
         }
@@ -135,31 +136,12 @@ fn csv(files: &Files, whole: bool) -> Result<Scan, SqlError> {
         });
     }
     let fields = merged.unwrap_or_default();
-    // A record of words alone may as well be the first of the values.
-    let typed = fields.iter().any(|field| !matches!(field.data_type(), DataType::Utf8 | DataType::Null));
-    let named = typed && looks_like_names(fields.iter().map(|field| field.name().as_str()));
-    let column = |(number, field): (usize, &Field)| {
-        let name = if named { field.name().clone() } else { format!("{UNNAMED} {}", number + 1) };
-        Column { name, kind: field.data_type().to_string(), nulls: None }
-    };
-    let columns = fields.iter().enumerate().take(COLUMNS_MAX).map(column).collect();
+    let column =
+        |field: &Field| Column { name: field.name().clone(), kind: field.data_type().to_string(), nulls: None };
+    let columns = fields.iter().take(COLUMNS_MAX).map(column).collect();
     let more = fields.len().saturating_sub(COLUMNS_MAX) as u64;
     let table = Table { format: Format::Csv, rows: counted.then_some(rows), columns, more };
     Ok(Scan { table, schema: Some(Arc::new(Schema::new(fields))) })
-}
-
-/// Whether a first record is a header. What a table is called leaves its site with the facts, and a file without a
-/// header has values there: so names are believed only where each could be one and none could be a value.
-fn looks_like_names<'a>(fields: impl Iterator<Item = &'a str>) -> bool {
-    let mut seen = BTreeSet::new();
-    let mut fields = fields.map(str::trim);
-    fields.all(|field| {
-        let letter_first = field.starts_with(|c: char| c.is_alphabetic() || c == '_');
-        let plain =
-            field.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ' ' | '/' | '(' | ')' | '%'));
-        let word = !matches!(field.to_ascii_lowercase().as_str(), "true" | "false" | "null" | "nan" | "inf" | "na");
-        letter_first && plain && word && field.chars().count() <= NAME_CHARS_MAX && seen.insert(field)
-    })
 }
 
 /// The type that the values of both fit.
@@ -190,12 +172,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_first_record_of_values_is_no_header() {
-        for names in ["a,b", "Departure time,delay (min),_x", "größe,x.y,share %"] {
-            assert!(looks_like_names(names.split(',')), "{names}");
-        }
-        for values in ["anna,1", "a,,b", "a,a", "2026-01-02,x", "true,b", "a@b.org,c", "a,-3", "a,\"x: y\""] {
-            assert!(!looks_like_names(values.split(',')), "{values}");
-        }
+    fn the_types_of_a_column_are_told_once_each() {
+        let kinds = ["Int64", "Utf8", "Int64", "Date32", "Utf8", "Float64", "Boolean"];
+        let mut found = Found { kinds: Vec::new(), nulls: Some(0), rows: 0 };
+        kinds.iter().for_each(|kind| found.met((*kind).to_owned()));
+        assert_eq!(found.kinds, ["Int64", "Utf8", "Date32", "Float64"]);
     }
 }

@@ -61,5 +61,5 @@ pub fn output(shim: &Shim, name: &Name, dir: &Path, expect: Option<&Expect>, unt
             shim.log.say(&format!("    {row}"));
         }
     }
-    Ok(found.facts.bounded())
+    Ok(found.facts.without_guessed_names(expect).bounded())
 }

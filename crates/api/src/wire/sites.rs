@@ -48,14 +48,24 @@ pub struct LinkView {
     pub to: String,
     pub bytes_per_s: f64,
     pub latency_ms: u64,
+    /// The most that transfers may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_bytes_per_s: Option<u64>,
+    /// When the limit holds, such as `08:00-18:00`, by the clock of the site that fetches; nothing: always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_hours: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct NewLink {
-    pub bytes_per_s: f64,
-    #[serde(default)]
-    pub latency_ms: u64,
+    /// What is left out stays as it is.
+    pub bytes_per_s: Option<f64>,
+    pub latency_ms: Option<u64>,
+    /// The most that transfers may take; 0 lifts the limit.
+    pub limit_bytes_per_s: Option<u64>,
+    /// When the limit holds; nothing: always.
+    pub limit_hours: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -70,7 +70,9 @@ fn text(site: &SiteView, links: &[LinkView]) -> String {
 pub fn link_table(links: &[LinkView]) -> String {
     let row = |link: &LinkView| {
         let speed = format!("{}/s", bytes(link.bytes_per_s as u64));
-        vec![link.from.clone(), link.to.clone(), speed, format!("{} ms", link.latency_ms)]
+        let limit = link.limit_bytes_per_s.map_or("-".to_owned(), |limit| format!("{}/s", bytes(limit)));
+        let hours = link.limit_hours.as_ref().map(|hours| format!(" at {hours}")).unwrap_or_default();
+        vec![link.from.clone(), link.to.clone(), speed, format!("{} ms", link.latency_ms), limit + &hours]
     };
-    render::table(&["from", "to", "bandwidth", "latency"], &[2, 3], links.iter().map(row).collect())
+    render::table(&["from", "to", "bandwidth", "latency", "limit"], &[2, 3], links.iter().map(row).collect())
 }

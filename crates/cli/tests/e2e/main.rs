@@ -12,6 +12,7 @@ mod full;
 mod hybrid;
 mod imports;
 mod kills;
+mod limits;
 mod moves;
 mod net;
 mod refusals;

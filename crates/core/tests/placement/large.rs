@@ -33,7 +33,8 @@ fn world(sites: usize, tasks: usize, reads: u64, objective: Objective) -> Proble
     let mut links = Links::default();
     for from in &ids {
         for to in &ids {
-            let link = Link { bytes_per_s: 1e6 * (1 + dice.roll(100)) as f64, latency: Millis(dice.roll(100)) };
+            let link =
+                Link { bytes_per_s: 1e6 * (1 + dice.roll(100)) as f64, latency: Millis(dice.roll(100)), limit: None };
             links.0.insert((from.clone(), to.clone()), link);
         }
     }

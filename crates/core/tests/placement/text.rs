@@ -138,7 +138,7 @@ pub fn problem(text: &str) -> Problem {
                 state.queued.push(Queued { resources: words.resources(), duration: words.get("for").map(seconds) });
             }
             ["link", from, to, speed] => {
-                let link = Link { bytes_per_s: bytes(speed) as f64, latency: Millis(0) };
+                let link = Link { bytes_per_s: bytes(speed) as f64, latency: Millis(0), limit: None };
                 problem.links.0.insert((id(from), id(to)), link);
             }
             ["task", task, rest @ ..] => {

@@ -57,7 +57,10 @@ pub fn small_world(tape: &mut Tape, sites_max: usize, tasks_max: usize) -> Probl
         for to in &ids {
             if !tape.rarely(4) {
                 let bytes_per_s = [1e6, 1e7, 1e8][tape.pick(3) as usize];
-                links.0.insert((from.clone(), to.clone()), Link { bytes_per_s, latency: Millis(tape.pick(3) * 50) });
+                links.0.insert(
+                    (from.clone(), to.clone()),
+                    Link { bytes_per_s, latency: Millis(tape.pick(3) * 50), limit: None },
+                );
             }
         }
     }

@@ -143,9 +143,8 @@ impl<'w> Sites<'w> {
                 .context("the run says no JSON")?;
         let run = view["id"].as_str().with_context(|| format!("the run has no id: {view}"))?;
         let text = process::output(command().args(["events", run, "--output", "json"]))?;
-        let events: Value = serde_json::from_str(&text).context("the events are no JSON")?;
+        let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let at = |state: &str| {
-            let events = events.as_array()?;
             events.iter().find(|event| event["workload"] == "there" && event["state"] == state)?["at"].as_f64()
         };
         let (placed, running) = at("placed").zip(at("running")).with_context(|| format!("no times in {text}"))?;
