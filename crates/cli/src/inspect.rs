@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use tombolo_core::Residency;
-use tombolo_core::expect::{Checked, Expect, Facts, OnFailure};
+use tombolo_core::expect::{Expect, OnFailure};
+use tombolo_core::facts::{Checked, Facts};
 use tombolo_sql::Inspection;
 
 use crate::failure::{Exit, Failure};

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use indicatif::ProgressBar;
 use tombolo_api::wire::{NewVersion, SiteView, VersionInfo};
-use tombolo_core::expect::Facts;
+use tombolo_core::facts::Facts;
 use tombolo_core::residency::Term;
 use tombolo_core::sketch::Sketch;
 use tombolo_core::{Name, Residency, SiteId};

@@ -6,6 +6,7 @@
 
 pub mod digest;
 pub mod expect;
+pub mod facts;
 pub mod ids;
 pub mod journal;
 pub mod placement;

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::expect::{Checked, Facts, OnFailure};
+use crate::expect::OnFailure;
+use crate::facts::{Checked, Facts};
 use crate::ids::{Epoch, Name, VersionId, WorkloadId};
 use crate::sketch::Sketch;
 use crate::spec::{Bound, Job, WorkloadSpec};
@@ -142,6 +143,17 @@ pub struct Finish {
 }
 
 impl Finish {
+    /// The same with what was found in the outputs within its limits, as it comes from elsewhere.
+    pub fn bounded(mut self) -> Finish {
+        for made in self.outputs.values_mut() {
+            made.facts = std::mem::take(&mut made.facts).bounded();
+        }
+        if let Outcome::ExpectationsFailed { output, checked } = self.outcome {
+            self.outcome = Outcome::ExpectationsFailed { output, checked: checked.bounded() };
+        }
+        self
+    }
+
     /// An end without a command having run.
     pub fn without_running(outcome: Outcome, at: Timestamp) -> Finish {
         Finish {

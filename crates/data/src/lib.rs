@@ -15,7 +15,6 @@ pub mod lease;
 pub mod manifest;
 pub mod pack;
 mod read;
-pub mod seal;
 mod session;
 mod sketch;
 pub mod store;

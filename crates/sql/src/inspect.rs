@@ -14,7 +14,8 @@ use datafusion::dataframe::DataFrame;
 use datafusion::functions_aggregate::expr_fn::{count, max, sum};
 use datafusion::logical_expr::{Expr, cast, ident, lit, when};
 use tombolo_core::Timestamp;
-use tombolo_core::expect::{Breach, Checked, Facts, Rule, Seen, Table};
+use tombolo_core::expect::{Rule, Seen};
+use tombolo_core::facts::{Breach, Checked, Facts, Table};
 
 use crate::measure::{self, Measure};
 use crate::scan::{Scan, scan};

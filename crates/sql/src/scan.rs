@@ -9,7 +9,7 @@ use datafusion::arrow::csv::reader::Format as CsvFormat;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::parquet::arrow::parquet_to_arrow_schema;
 use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
-use tombolo_core::expect::{COLUMNS_MAX, Column, Format, Table};
+use tombolo_core::facts::{COLUMNS_MAX, Column, Format, Table};
 
 use crate::SqlError;
 use crate::tables::Files;

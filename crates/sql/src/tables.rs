@@ -7,7 +7,7 @@ use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::{CsvReadOptions, ParquetReadOptions, SessionContext};
 
-use tombolo_core::expect::Format;
+use tombolo_core::facts::Format;
 
 use crate::SqlError;
 

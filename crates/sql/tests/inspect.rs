@@ -52,7 +52,7 @@ fn said(findings: &Findings) -> Vec<String> {
 
 fn schema(findings: &Findings) -> String {
     let table = findings.facts.table.as_ref().unwrap();
-    let column = |c: &tombolo_core::expect::Column| {
+    let column = |c: &tombolo_core::facts::Column| {
         format!("{} {} {}", c.name, c.kind, c.nulls.map_or("?".into(), |nulls| nulls.to_string()))
     };
     let rows = table.rows.map_or("?".into(), |rows| rows.to_string());

@@ -152,17 +152,19 @@ fn add_outputs(shim: &Shim, prepared: &Prepared, job: &Job, ran: &Ran) -> Result
     Ok(made)
 }
 
-/// Leaves out what is only good to know until what is told of the outputs fits: sketches first, then columns. Answers
+/// Leaves out what is only good to know until what is told of the outputs fits: sketches first, then columns, then breaches. Answers
 /// whether anything was left out.
 fn told_within(made: &mut BTreeMap<Name, Made>, bytes_max: usize) -> bool {
     let length = |made: &BTreeMap<Name, Made>| serde_json::to_vec(made).map_or(0, |text| text.len());
-    let leave_out: [fn(&mut Made); 2] = [
+    let leave_out: [fn(&mut Made); 3] = [
         |made| made.sketch = None,
         |made| {
             if let Some(table) = &mut made.facts.table {
                 table.more = table.more.saturating_add(std::mem::take(&mut table.columns).len() as u64);
             }
         },
+        // One is kept: without any it would not have failed.
+        |made| made.facts.checked.iter_mut().for_each(|checked| checked.keep(1)),
     ];
     let mut cut = false;
     for leave_out in leave_out {
@@ -252,7 +254,7 @@ fn nan_to_null(text: &str) -> String {
 mod tests {
     use super::*;
     use tombolo_core::digest::Digest;
-    use tombolo_core::expect::{Column, Facts, Format, Table};
+    use tombolo_core::facts::{Column, Facts, Format, Table};
     use tombolo_core::spec::Bound;
     use tombolo_core::time::Millis;
 

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use tombolo_core::expect::{Expect, Facts};
+use tombolo_core::expect::Expect;
+use tombolo_core::facts::Facts;
 use tombolo_core::ids::Name;
 use tombolo_core::sync::Outcome;
 use tombolo_core::time::Millis;

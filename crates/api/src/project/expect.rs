@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use tombolo_core::expect::{
-    COLUMN_NAME_BYTES_MAX, COLUMNS_MAX, ColumnExpect, ColumnKind, Expect, OnFailure, SET_VALUES_MAX, Value as Bound,
-};
+use tombolo_core::expect::{ColumnExpect, ColumnKind, Expect, OnFailure, SET_VALUES_MAX, Value as Bound};
+use tombolo_core::facts::{COLUMN_NAME_BYTES_MAX, COLUMNS_MAX};
 
 use super::fault::{Span, quoted};
 use super::node::{Key, Node, Value};

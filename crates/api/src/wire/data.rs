@@ -25,7 +25,7 @@ pub struct NewVersion {
     /// Its schema and rows, and whether it is what it is expected to be, as the site found them.
     #[serde(default)]
     #[schema(value_type = Object)]
-    pub facts: tombolo_core::expect::Facts,
+    pub facts: tombolo_core::facts::Facts,
     /// A sample of its chunks: `chunks` and `bytes` without repetition, and of the up to 512 chunks whose BLAKE3 digests
     /// are the smallest, in order, 16 hex digits of the digest and 8 of the length each. By it a plan tells how much of
     /// the version a site has already in others.
@@ -61,7 +61,7 @@ pub struct VersionInfo {
     /// Its schema and rows, and whether it is what it is expected to be, as the site found them.
     #[serde(default)]
     #[schema(value_type = Object)]
-    pub facts: tombolo_core::expect::Facts,
+    pub facts: tombolo_core::facts::Facts,
 }
 
 /// What a run made, by name.

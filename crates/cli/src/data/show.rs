@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use tombolo_api::wire::{Lineage, LineageStep, VersionInfo};
-use tombolo_core::expect::{Column, Table};
+use tombolo_core::facts::{Column, Table};
 
 use super::{Named, Reference, find, output_table, version_path, version_table};
 use crate::failure::Failure;

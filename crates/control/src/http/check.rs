@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tombolo_core::expect::{COLUMN_NAME_BYTES_MAX, COLUMNS_MAX, Expect, SET_VALUES_MAX, Value};
+use tombolo_core::expect::{Expect, SET_VALUES_MAX, Value};
+use tombolo_core::facts::{COLUMN_NAME_BYTES_MAX, COLUMNS_MAX};
 use tombolo_core::site::{Labels, Prices};
 use tombolo_core::spec::{
     Bound, Command, FAILOVER_AFTER_MIN, Objective, PRIORITIES_MAX, ProjectSpec, REASON_CHARS_MAX, STAGES_MAX,

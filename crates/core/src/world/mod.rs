@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::expect::Facts;
+use crate::facts::Facts;
 use crate::ids::{Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
 use crate::placement::Placement;
 use crate::residency::Residency;

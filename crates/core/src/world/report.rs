@@ -6,7 +6,7 @@ use super::{
     BACKOFF_FIRST, BACKOFF_MAX, LOST_RETRIES_MAX, Refusal, Release, SERVICE_STARTS_MAX, VersionRecord, WorkloadRecord,
     World,
 };
-use crate::expect::Facts;
+use crate::facts::Facts;
 use crate::ids::{Epoch, Name, SiteId, VersionId, WorkloadId};
 use crate::residency::{Residency, Selector};
 use crate::spec::Command;
@@ -143,6 +143,7 @@ impl World {
     }
 
     fn take_finish(&mut self, site: &SiteId, id: &WorkloadId, finish: &Finish, now: Timestamp) {
+        let finish = &finish.clone().bounded();
         let mut outcome = finish.outcome.clone();
         if let Some(fault) = self.foreign_output(id, finish) {
             outcome = Outcome::BadOutputs { why: fault };
@@ -268,7 +269,7 @@ impl World {
                 self.learn_sketch(made.version, sketch.clone());
             }
             if let Some(record) = self.versions.get_mut(&made.version) {
-                let mut facts = finish.outputs[name].facts.clone().bounded();
+                let mut facts = finish.outputs[name].facts.clone();
                 // Bytes that are something else's too are not marked for what is expected of this output: what was
                 // expected of the other stands.
                 facts.checked.take_if(|_| !record.made_by.as_ref().is_some_and(|made_by| same_stage(made_by, id)));

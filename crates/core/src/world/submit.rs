@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Cache, Event, RunRecord, RunState, SiteRecord, VersionRecord, WorkloadRecord, World};
-use crate::expect::{Checked, OnFailure};
+use crate::expect::OnFailure;
+use crate::facts::Checked;
 use crate::ids::{BadName, Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
 use crate::residency::Residency;
 use crate::site::Link;

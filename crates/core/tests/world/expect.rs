@@ -1,6 +1,7 @@
 //! What is not as it is expected to be is kept and marked, and no stage gets it unless that is asked for.
 
-use tombolo_core::expect::{Breach, Checked, Expect, Facts, OnFailure};
+use tombolo_core::expect::{Expect, OnFailure};
+use tombolo_core::facts::{Breach, Checked, Facts};
 use tombolo_core::spec::Kind;
 use tombolo_core::sync::{Finish, Made, Observed, Outcome, Phase, Report};
 use tombolo_core::world::{Refusal, Submission};
