@@ -216,7 +216,9 @@ fn write_offsets(state: &Path, offsets: &Offsets) -> Result<(), ConnectError> {
     // Beside it first: half a file would fail every import from here on.
     let draft = state.join("offsets.new");
     std::fs::write(&draft, text).map_err(at(&draft))?;
-    std::fs::rename(&draft, &path).map_err(at(&path))
+    std::fs::File::open(&draft).and_then(|file| file.sync_all()).map_err(at(&draft))?;
+    std::fs::rename(&draft, &path).map_err(at(&path))?;
+    std::fs::File::open(state).and_then(|dir| dir.sync_all()).map_err(at(state))
 }
 
 /// The output is every part so far.

@@ -3,6 +3,7 @@
 //! Every object is read in ranges under the entity tag that it was listed with, so that a file is never half of one
 //! version and half of another, and a connection that breaks costs one range.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +24,9 @@ const RANGE_BYTES: u64 = 16 << 20;
 const OBJECTS_MAX: usize = 5_000_000;
 const HINT: &str = "check the address, and that the credentials are among the stage's secrets";
 /// Times that a download from the web goes on after its connection broke without a byte having come.
+/// How long a server may take to be reached, and to say something more.
+const CONNECT_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
+const SILENT_MAX: std::time::Duration = std::time::Duration::from_secs(120);
 const WEB_TRIES_MAX: u32 = 5;
 const WEB_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 /// Settings that object_store knows by the names of the clouds' own tools begin so.
@@ -56,7 +60,6 @@ async fn list(store: &Arc<dyn ObjectStore>, prefix: &Key, url: &str) -> Result<V
     let mut objects: Vec<ObjectMeta> = Vec::new();
     let mut listing = store.list(Some(prefix));
     while let Some(meta) = listing.try_next().await.map_err(|error| unreachable(url, &error))? {
-        // Folders that some tools make are objects without bytes whose names end in a slash; a Key has none.
         objects.push(meta);
         if objects.len() > OBJECTS_MAX {
             let why = format!("more than {OBJECTS_MAX} objects are there");
@@ -71,7 +74,25 @@ async fn list(store: &Arc<dyn ObjectStore>, prefix: &Key, url: &str) -> Result<V
             Err(error) => return Err(unreachable(url, &error)),
         }
     }
+    drop_folders(&mut objects, prefix);
     Ok(objects)
+}
+
+/// Takes away the objects that some tools make for folders: without bytes, and named as what others are below. (Their
+/// names end in a slash, which a [`Key`] has not.)
+fn drop_folders(objects: &mut Vec<ObjectMeta>, prefix: &Key) {
+    let folders: BTreeSet<String> = objects
+        .iter()
+        .flat_map(|object| {
+            let name = object.location.as_ref();
+            name.match_indices('/').map(|(end, _)| name[..end].to_owned()).collect::<Vec<_>>()
+        })
+        .collect();
+    let alone = objects.len() == 1;
+    objects.retain(|object| {
+        let folder = folders.contains(object.location.as_ref()) || (object.location == *prefix && !alone);
+        object.size > 0 || !folder
+    });
 }
 
 /// Where an object goes below the output: its name without the prefix.
@@ -131,7 +152,8 @@ pub(crate) async fn bring_file(url: &str, import: &Import) -> Result<Brought, Co
     let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
     let path = import.output.join(below(vec![name], url)?);
     let mut file = File::create(&path).await.map_err(at(&path))?;
-    let client = reqwest_objects::Client::new();
+    let client = reqwest_objects::Client::builder().connect_timeout(CONNECT_WITHIN).read_timeout(SILENT_MAX).build();
+    let client = client.map_err(|error| unreachable(url, &error))?;
     let mut download = Download { url: parsed, done: 0, tag: None, total: None };
     let mut fruitless = 0;
     loop {
@@ -220,6 +242,27 @@ fn unreachable(address: &str, error: &dyn std::error::Error) -> ConnectError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_are_no_files() {
+        let object = |(name, size): (&str, u64)| ObjectMeta {
+            location: Key::from(name),
+            last_modified: Default::default(),
+            size,
+            e_tag: None,
+            version: None,
+        };
+        let left = |objects: &[(&str, u64)]| {
+            let mut objects: Vec<_> = objects.iter().copied().map(object).collect();
+            drop_folders(&mut objects, &Key::from("lake/flights"));
+            objects.into_iter().map(|object| object.location.to_string()).collect::<Vec<_>>()
+        };
+        let listed =
+            [("lake/flights", 0), ("lake/flights/2026", 0), ("lake/flights/2026/a.csv", 5), ("lake/flights/empty", 0)];
+        assert_eq!(left(&listed), ["lake/flights/2026/a.csv", "lake/flights/empty"]);
+        assert_eq!(left(&[("lake/flights", 0)]), ["lake/flights"]);
+        assert_eq!(left(&[("lake/flights", 7), ("lake/flights/b", 1)]), ["lake/flights", "lake/flights/b"]);
+    }
 
     #[test]
     fn names_become_paths_below_the_output() {

@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{CdcOptions, WriterProperties};
 
 use crate::error::{ConnectError, at};
 
@@ -24,7 +24,11 @@ impl Part {
     pub fn create(path: &Path, schema: SchemaRef) -> Result<Part, ConnectError> {
         let file = File::create(path).map_err(at(path))?;
         let level = ZstdLevel::try_new(1).expect("1 is a level of zstd");
-        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(level))
+            // A query's next snapshot has most of its rows in common with the last one.
+            .set_content_defined_chunking(Some(CdcOptions::default()))
+            .build();
         let writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(|error| failed(path, &error))?;
         Ok(Part { path: path.to_owned(), writer, rows: 0 })
     }
@@ -42,6 +46,8 @@ impl Part {
     pub fn finish(self) -> Result<(u64, u64), ConnectError> {
         let Part { path, writer, rows } = self;
         let file = writer.into_inner().map_err(|error| failed(&path, &error))?;
+        // What is written down of it afterwards says that it is whole.
+        file.sync_all().map_err(at(&path))?;
         let bytes = file.metadata().map_err(at(&path))?.len();
         Ok((rows, bytes))
     }

@@ -164,12 +164,11 @@ impl Engine {
         unknown.into_iter().filter(over).collect()
     }
 
-    /// All versions that a site's garbage collection has to keep: its replicas, and what the placements at
-    /// the site need, be it there yet or not.
-    pub async fn kept_at(&self, site: &SiteId) -> Result<Vec<VersionId>, KeptError> {
-        let place = site.clone();
-        let needed = self.look(move |world, _| pass::needed_at(world, &place)).await?;
-        let mut kept = self.store.versions_at(site).await?;
+    /// All versions that a garbage collection has to keep: what is known, and what placements need, be it there yet or
+    /// not. Of every site, since a site's store may be a bucket that others share.
+    pub async fn kept(&self) -> Result<Vec<VersionId>, KeptError> {
+        let needed = self.look(|world, _| pass::needed(world)).await?;
+        let mut kept = self.store.versions().await?;
         kept.extend(needed);
         kept.sort();
         kept.dedup();

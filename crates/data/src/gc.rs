@@ -215,6 +215,8 @@ impl Gc<'_> {
             }
         }
         sync_dir(&store.path(&["manifests"]))?;
+        // Another writer that was killed may have left a pack that is relied on here and whose name is not durable yet.
+        sync_dir(&store.path(&["packs"]))?;
         let mut freed = 0;
         for pack in candidates {
             if pack.entries.iter().any(|entry| came.contains(&entry.digest) && !homes.contains(&entry.digest)) {

@@ -219,13 +219,13 @@ impl Store {
         for version in versions {
             let name = version.to_string();
             let path = self.path(&["manifests", &name]);
-            if let Some(bucket) = self.bucket() {
-                bucket.set_aside("manifests", &name)?;
+            // Somebody may have brought it again meanwhile.
+            if !matches!(self.manifest(*version), Err(DataError::CorruptManifest { .. })) {
                 continue;
             }
-            // Somebody may have brought it again meanwhile.
-            if matches!(self.manifest(*version), Err(DataError::CorruptManifest { .. })) {
-                set_aside(&path, &self.path(&["quarantine", &name]))?;
+            match self.bucket() {
+                Some(bucket) => bucket.set_aside("manifests", &name)?,
+                None => set_aside(&path, &self.path(&["quarantine", &name]))?,
             }
         }
         sync_dir(&self.path(&["manifests"]))

@@ -276,9 +276,10 @@ impl Task {
     }
 }
 
-/// The versions that the placements at a site need.
-pub(super) fn needed_at(world: &World, site: &SiteId) -> Vec<VersionId> {
-    let orders = world.desired(site, &[]).assignments.into_iter().filter_map(|assignment| match assignment.intent {
+/// The versions that the placements at all sites need.
+pub(super) fn needed(world: &World) -> Vec<VersionId> {
+    let orders = world.sites.keys().flat_map(|site| world.desired(site, &[]).assignments);
+    let orders = orders.filter_map(|assignment| match assignment.intent {
         Intent::Run(order) => Some(order),
         Intent::Stop => None,
     });

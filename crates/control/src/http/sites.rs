@@ -113,7 +113,7 @@ pub(super) async fn gc(
     At(id): At<SiteId>,
 ) -> Result<Json<SiteAnswer>, Fault> {
     record(&shared, caller, &id).await?;
-    let mut keep: BTreeSet<VersionId> = shared.engine.kept_at(&id).await?.into_iter().collect();
+    let mut keep: BTreeSet<VersionId> = shared.engine.kept().await?.into_iter().collect();
     keep.extend(shared.engine.look(|world, _| referenced(world)).await?);
     answer(&shared, id, Call::Gc { keep: keep.into_iter().collect() }).await
 }

@@ -204,8 +204,8 @@ pub trait Store: Send + Sync + 'static {
     fn output(&self, project: &Name, output: &Name, page: &PageQuery) -> Answer<'_, Page<NamedOutput>>;
     /// Names that a version has: as a dataset's, and as an output of a run.
     fn names(&self, id: &VersionId) -> Answer<'_, u64>;
-    /// Versions of which the site holds a replica. [`crate::engine::Engine::kept_at`] adds those on their way.
-    fn versions_at(&self, site: &SiteId) -> Answer<'_, Vec<VersionId>>;
+    /// All versions. [`crate::engine::Engine::kept`] adds those on their way.
+    fn versions(&self) -> Answer<'_, Vec<VersionId>>;
 
     /// The token with this hash, revoked and expired ones included.
     fn token(&self, hash: &str) -> Answer<'_, Option<TokenInfo>>;

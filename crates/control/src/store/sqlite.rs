@@ -132,9 +132,8 @@ impl Store for SqliteStore {
         Box::pin(outputs::names(&self.readers, id))
     }
 
-    fn versions_at(&self, site: &SiteId) -> Answer<'_, Vec<VersionId>> {
-        let site = site.to_string();
-        Box::pin(read::versions_at(&self.readers, site))
+    fn versions(&self) -> Answer<'_, Vec<VersionId>> {
+        Box::pin(read::versions(&self.readers))
     }
 
     fn token(&self, hash: &str) -> Answer<'_, Option<TokenInfo>> {

@@ -71,6 +71,14 @@ pub(crate) fn change(bucket: &Bucket, with: impl Fn(&mut Condemned)) -> Result<(
 }
 
 impl Condemned {
+    /// Lets what was condemned at `judged` be condemned as of `published`, which is later.
+    pub(crate) fn begin(&mut self, judged: Timestamp, published: Timestamp) {
+        let sentences = self.packs.values_mut().chain(self.versions.values_mut());
+        for sentence in sentences.filter(|s| s.state == State::Condemned && s.since == judged) {
+            sentence.since = published;
+        }
+    }
+
     fn text(&self) -> String {
         let line = |sentence: &Sentence, name: &dyn Display| {
             let state = if sentence.state == State::Condemned { "condemned" } else { "doomed" };

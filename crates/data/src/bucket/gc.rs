@@ -48,6 +48,9 @@ pub(crate) fn gc(
     let savable = gc.chunks(&condemned.map(|(version, _)| *version).collect())?;
     let packs = gc.judge_packs(&alive, &savable, &mut list, &session)?;
     session.flush()?;
+    // Who read the list before it was published knows nothing of these: their time begins now, however long the gc took.
+    let published = bucket.now(session.name())?;
+    list.begin(now, published);
     let began = Instant::now();
     let mut collected = Collected { packs_rewritten: packs.rewritten, ..Collected::default() };
     if !condemned::replace(bucket, &list, tag)? {

@@ -28,6 +28,7 @@ pub(super) fn read_file(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, 
 /// time.
 pub(super) fn prepare(dir: &Path, options: &StoreOptions) -> Result<Option<BucketOptions>, DataError> {
     let create = options.create;
+    let began = std::time::SystemTime::now();
     let not = |why: String| DataError::NotAStore { path: dir.to_path_buf(), why };
     let format = dir.join("format");
     match std::fs::read_to_string(&format) {
@@ -52,6 +53,13 @@ pub(super) fn prepare(dir: &Path, options: &StoreOptions) -> Result<Option<Bucke
             }
             write_synced(&tmp, FORMAT.as_bytes())?;
             std::fs::rename(&tmp, &format).at("can't rename", &tmp)?;
+            // The directory's own name, and those above it that were made with it.
+            for above in dir.ancestors().skip(1).take_while(|above| !above.as_os_str().is_empty()) {
+                sync_dir(above)?;
+                if above.metadata().is_ok_and(|meta| meta.created().is_ok_and(|at| at < began)) {
+                    break;
+                }
+            }
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(not("it has no format file".into())),
         Err(e) => return Err(DataError::io("can't read", format, e)),
