@@ -55,7 +55,11 @@ pub(super) fn prepare(dir: &Path, options: &StoreOptions) -> Result<Option<Bucke
             std::fs::rename(&tmp, &format).at("can't rename", &tmp)?;
             // The directory's own name, and those above it that were made with it.
             for above in dir.ancestors().skip(1).take_while(|above| !above.as_os_str().is_empty()) {
-                sync_dir(above)?;
+                match sync_dir(above) {
+                    // One that may be entered and not read is somebody else's to make durable.
+                    Err(DataError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {}
+                    synced => synced?,
+                }
                 if above.metadata().is_ok_and(|meta| meta.created().is_ok_and(|at| at < began)) {
                     break;
                 }
