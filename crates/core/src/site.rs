@@ -78,8 +78,8 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// Below this a single chunk takes so long that its sender counts as silent.
-    pub const BYTES_PER_S_MIN: u64 = 16 << 10;
+    /// Below this a chunk on one of several streams takes so long that its sender counts as silent.
+    pub const BYTES_PER_S_MIN: u64 = 64 << 10;
 
     /// Bytes in a second that may be moved at a minute of the day; none: as many as there are.
     pub fn at(&self, minute: u16) -> Option<u64> {
