@@ -18,6 +18,7 @@ mod pace;
 mod pause;
 pub mod python;
 pub mod shim;
+pub mod tracking;
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -91,7 +92,8 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
         alpns: vec![ALPN_DATA.to_vec()],
         relay: config.control.relay.clone(),
     };
-    let endpoint = tombolo_net::bind(tombolo_net::key(&layout.key())?, bind).await?;
+    let key = tombolo_net::key(&layout.key())?;
+    let endpoint = tombolo_net::bind(key.clone(), bind).await?;
     let grant_key = grant_key(&layout, &config.grant_key)?;
 
     let (wakes, woken) = mpsc::channel(mind::WAKES_MAX);
@@ -99,6 +101,9 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     let (line, line_seen) = watch::channel(None);
     let fetcher = fetch::Fetcher::new(store.clone(), endpoint.clone(), line_seen);
     driver.bring_with(bring(&fetcher, &wakes));
+    let signing = ed25519_dalek::SigningKey::from_bytes(&key.to_bytes());
+    let tracking = tracking::serve(site.clone(), &layout.0, signing, line.subscribe()).await;
+    driver.track_at(tracking.map_err(|source| config::io(&layout.0, source))?);
     let (revoked, revoked_seen) = watch::channel(answer::Revoked::new());
     let control_time = clock::ControlTime::default();
     let answerer = Arc::new(answer::Answerer {

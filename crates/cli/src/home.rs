@@ -81,6 +81,14 @@ impl Home {
         write(&self.context_file(), context)
     }
 
+    pub fn remove_context(&self) -> Result<(), Failure> {
+        let file = self.context_file();
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(unusable(&file, error)),
+            _ => Ok(()),
+        }
+    }
+
     pub fn write_local_site(&self, site: &LocalSite) -> Result<(), Failure> {
         write(&self.local_sites_dir().join(format!("{}.json", site.name)), site)
     }

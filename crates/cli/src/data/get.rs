@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::home::LocalSite;
 use crate::session::{Session, new_key};
 use crate::upload::{self, Nearest};
-use crate::{progress, render};
+use crate::{progress, project, render};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,6 +69,9 @@ pub async fn run(session: &Session, args: Get) -> Result<(), Failure> {
             site
         }
     };
+    if let Some(file) = project::leave_out(&args.dest)? {
+        eprintln!("{} is no code of the project around it: {} says so now", args.dest.display(), file.display());
+    }
     let size = render::bytes(info.bytes);
     eprintln!("{}@{}: {size} from {} into {}", args.name, info.version.short(), site.name, args.dest.display());
     Ok(())

@@ -74,11 +74,15 @@ impl<'a> Words<'a> {
 }
 
 /// `train cpus=2 in=data out=model out=metrics release=model retries=1 prio=5 site=a failover=20 service replicas=2
-/// keep=a kafka`
+/// port=80 keep=a kafka`
 fn workload(line: &str) -> (Name, WorkloadSpec) {
     let words = Words::of(line);
     let kind = match words.get("service") {
-        Some(_) => Kind::Service(Service { port: None, ready: None, replicas: words.number("replicas", 1) as u32 }),
+        Some(_) => Kind::Service(Service {
+            port: words.get("port").map(|port| port.parse().unwrap()),
+            ready: None,
+            replicas: words.number("replicas", 1) as u32,
+        }),
         None => Kind::Job(Job {
             outputs: words.all("out").map(name).collect(),
             retries: words.number("retries", 0) as u32,
