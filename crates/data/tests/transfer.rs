@@ -105,6 +105,11 @@ fn options() -> FetchOptions {
     FetchOptions { bytes_in_flight: 1 << 20, stall: Duration::from_secs(20), ..FetchOptions::default() }
 }
 
+/// From an honest source.
+pub async fn bring(from: &Store, to: &Store, version: VersionId) -> Result<Fetched, FetchError> {
+    fetch(to, version, &[honest(from)], &options()).await
+}
+
 async fn get(world: &World, sources: &[Source<Peer>]) -> Result<Fetched, FetchError> {
     fetch(&world.to, world.version, sources, &options()).await
 }
