@@ -137,8 +137,11 @@ async fn make(mut stream: DuplexStream, encoded: Arc<Vec<u8>>, contents: Arc<Vec
 /// A store that serves, and what has passed between it and its peer.
 struct Counted {
     store: Store,
-    passed: Mutex<Vec<JoinHandle<io::Result<(u64, u64)>>>>,
+    passed: Mutex<Vec<Passed>>,
 }
+
+/// The bytes that went there and came back on one stream, once it has ended.
+type Passed = JoinHandle<io::Result<(u64, u64)>>;
 
 impl Dial for Counted {
     type Send = WriteHalf<DuplexStream>;
