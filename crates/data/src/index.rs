@@ -12,6 +12,7 @@
 //! - Segments are durable before `HEAD` names them. `HEAD` is replaced under `index/lock`, by one process at a time;
 //!   the others see it at their next refresh, and meanwhile read on in the files that they have open.
 
+mod lookup;
 mod merge;
 mod segment;
 #[cfg(test)]
@@ -174,30 +175,6 @@ impl Index {
             damaged: BTreeMap::new(),
             incomplete: false,
         }
-    }
-
-    /// Where a chunk can be read.
-    pub(crate) fn get(&self, digest: &Digest) -> Result<Option<Location>, Damaged> {
-        self.find(digest, |pack| self.live.contains(&pack))
-    }
-
-    /// Where a chunk is that a new version may rely on.
-    pub(crate) fn get_relied(&self, digest: &Digest) -> Result<Option<Location>, Damaged> {
-        self.find(digest, |pack| self.live.contains(&pack) && !self.condemned.contains(&pack))
-    }
-
-    fn find(&self, digest: &Digest, fits: impl Fn(PackId) -> bool) -> Result<Option<Location>, Damaged> {
-        if let Some(location) = self.memory.chunks.get(digest).filter(|location| fits(location.pack)) {
-            return Ok(Some(*location));
-        }
-        for segment in self.segments.iter().rev() {
-            let found = segment.find(digest, &fits);
-            let damaged = |why: segment::Unusable| Damaged { segment: segment.name.clone(), why: why.0 };
-            if let Some(location) = found.map_err(damaged)? {
-                return Ok(Some(location));
-            }
-        }
-        Ok(None)
     }
 
     /// Distinct chunks; this looks at all of them.

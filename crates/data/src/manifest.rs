@@ -13,6 +13,9 @@
 //! Entries are sorted by the bytes of their paths and none occurs twice; a path that is a file, a link or an
 //! empty directory has nothing beneath it. The version is the BLAKE3 digest of the encoding.
 
+pub(crate) mod members;
+pub(crate) mod pages;
+
 use std::collections::HashSet;
 
 use tombolo_core::{Digest, VersionId};
@@ -20,8 +23,8 @@ use tombolo_core::{Digest, VersionId};
 use crate::chunker::CHUNK_BYTES_MAX;
 use crate::seal::SEAL_BYTES;
 
-/// Largest encoded manifest, in bytes: 110 GB in chunks of 16 KiB, 450 GB in those of large files.
-pub const MANIFEST_BYTES_MAX: usize = 256 << 20;
+/// Largest encoded manifest, in bytes: 11 million chunks, 165 GB in those of 16 KiB, 670 GB in those of large files.
+pub const MANIFEST_BYTES_MAX: usize = 384 << 20;
 /// What is read of a manifest's file, sealed or not, in bytes: one more than it may have.
 pub(crate) const MANIFEST_FILE_BYTES_MAX: u64 = (MANIFEST_BYTES_MAX + SEAL_BYTES) as u64 + 1;
 /// Longest path within a version, in bytes (Linux's PATH_MAX leaves room for where the version is put).
@@ -229,7 +232,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn encoded_len(&self) -> usize {
+    pub(crate) fn encoded_len(&self) -> usize {
         let entry_len = |entry: &Entry| {
             3 + entry.path.len()
                 + match &entry.node {
@@ -291,6 +294,33 @@ impl Entry {
 /// The version whose encoded manifest these bytes are.
 pub fn version_of(encoded: &[u8]) -> VersionId {
     VersionId(Digest(*blake3::hash(encoded).as_bytes()))
+}
+
+/// Calls `each` with where each reference to a chunk begins. Of an encoding that isn't valid it may miss that.
+pub(crate) fn each_chunk(encoded: &[u8], mut each: impl FnMut(usize)) -> Result<(), BadManifest> {
+    let mut reader = Reader { rest: encoded, entry: 0 };
+    if reader.take(MAGIC.len()).map_err(|_| BadManifest::Magic)? != MAGIC {
+        return Err(BadManifest::Magic);
+    }
+    for entry in 0..reader.u32()? as usize {
+        reader.entry = entry;
+        let [kind] = reader.array()?;
+        reader.bytes()?;
+        match kind {
+            0 | 1 => {
+                let count = reader.u32()? as usize;
+                let at = encoded.len() - reader.rest.len();
+                reader.take(count.saturating_mul(CHUNK_REF_BYTES))?;
+                (0..count).for_each(|chunk| each(at + chunk * CHUNK_REF_BYTES));
+            }
+            2 => {
+                reader.bytes()?;
+            }
+            3 => {}
+            kind => return Err(BadManifest::Kind { entry, kind }),
+        }
+    }
+    Ok(())
 }
 
 /// Whether a path can be in a version.
@@ -375,9 +405,14 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn text(&mut self) -> Result<String, BadManifest> {
+    /// A text that isn't looked at.
+    fn bytes(&mut self) -> Result<&'a [u8], BadManifest> {
         let length = u16::from_le_bytes(self.array()?) as usize;
-        let bytes = self.take(length)?;
+        self.take(length)
+    }
+
+    fn text(&mut self) -> Result<String, BadManifest> {
+        let bytes = self.bytes()?;
         match std::str::from_utf8(bytes) {
             Ok(text) => Ok(text.to_owned()),
             Err(_) => Err(BadManifest::Path {

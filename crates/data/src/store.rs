@@ -33,7 +33,7 @@ use tombolo_core::VersionId;
 
 use crate::bucket::{BUCKET_PACK_BYTES_MAX, Bucket, BucketLease, BucketOptions};
 use crate::error::{At, DataError};
-use crate::index::{DigestSet, Index, PackId};
+use crate::index::{Index, PackId};
 use crate::lease::{self, Lease, Lock};
 use crate::manifest::{ChunkRef, MANIFEST_FILE_BYTES_MAX, Manifest, Node, Summary};
 use crate::pack::{PACK_BYTES_MAX, Records, sync_dir};
@@ -171,12 +171,7 @@ impl Store {
     }
 
     fn is_whole(&self, manifest: &Manifest) -> Result<bool, DataError> {
-        for chunk in manifest.chunks() {
-            if self.locate(&chunk.digest)?.is_none() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(self.absent(manifest, Index::holds, 1)?.is_empty())
     }
 
     /// The versions whose manifests are here, in order.
@@ -245,14 +240,7 @@ impl Store {
     /// The distinct chunks of the manifest that this store doesn't hold, as far as this process knows; in a bucket
     /// also those that a gc is about to remove.
     pub fn missing(&self, manifest: &Manifest) -> Result<Vec<ChunkRef>, DataError> {
-        let mut seen = DigestSet::default();
-        let mut missing = Vec::new();
-        for chunk in manifest.chunks() {
-            if self.with_index(|index| index.get_relied(&chunk.digest))?.is_none() && seen.insert(chunk.digest) {
-                missing.push(*chunk);
-            }
-        }
-        Ok(missing)
+        self.absent(manifest, Index::holds_relied, usize::MAX)
     }
 
     /// [`Store::missing`], after a look at what other processes have added where something seems to be missing.

@@ -84,7 +84,7 @@ fn request(kind: u8, grant: &[u8], digests: u32) -> Vec<u8> {
     body.extend_from_slice(&[3; 32]);
     body.extend_from_slice(&(grant.len() as u32).to_le_bytes());
     body.extend_from_slice(grant);
-    if kind == 2 {
+    if kind == 2 || kind == 3 {
         body.extend_from_slice(&digests.to_le_bytes());
         body.resize(body.len() + digests as usize * 32, 5);
     }
@@ -111,7 +111,7 @@ proptest! {
 
     #[test]
     fn a_request_takes_no_more_than_a_frame(
-        kind in 0..4_u8, grant in prop::collection::vec(any::<u8>(), 0..99), digests in 0..9_u32,
+        kind in 0..5_u8, grant in prop::collection::vec(any::<u8>(), 0..99), digests in 0..9_u32,
         at in any::<prop::sample::Index>(), with in prop_oneof![Just([0xff; 4]), any::<[u8; 4]>()],
         length in any::<prop::sample::Index>(),
     ) {

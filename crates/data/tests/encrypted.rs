@@ -204,7 +204,7 @@ async fn versions_travel_between_stores_of_all_forms() {
         let (sent, [_, version], tree) = two_versions(from.clone());
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (open_with(sent.path(), from), open_with(dir.path(), to));
-        let fetched = transfer::bring(&from, &to, version).await.unwrap();
+        let fetched = transfer::peer::bring(&from, &to, version).await.unwrap();
         assert!(fetched.bytes_wire < fetched.bytes_raw, "chunks travel compressed: {fetched:?}");
         assert_eq!(materialized(&to, version), look(tree.path()));
         assert!(to.verify(&VerifyOptions::default()).unwrap().is_clean());

@@ -1,124 +1,20 @@
 //! Transfers over in-memory streams, with sources that are honest and sources that aren't.
 
 mod help;
+#[path = "help/peer.rs"]
+pub mod peer;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use help::{add, look, materialized, noise, open, packs, sample, write};
-use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use help::{add, noise, open, packs, write};
+use peer::{Mangle, Only, Peer, check_arrived, get, honest, options, source, world};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf};
 use tombolo_core::{Digest, VersionId};
-use tombolo_data::transfer::{Dial, FetchError, FetchOptions, Fetched, Gate, Source, fetch, serve_stream};
-use tombolo_data::{Store, VerifyOptions};
-
-/// Changes an answer's frame (kind and rest) on its way; false cuts the stream there.
-type Mangle = Arc<dyn Fn(&mut Vec<u8>) -> bool + Send + Sync>;
-
-struct Peer {
-    store: Store,
-    mangle: Option<Mangle>,
-    gate: Arc<dyn Gate>,
-}
-
-struct Open;
-impl Gate for Open {
-    fn check(&self, _grant: &[u8], _version: VersionId) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-struct Only(Vec<u8>);
-impl Gate for Only {
-    fn check(&self, grant: &[u8], _version: VersionId) -> Result<(), String> {
-        if grant == self.0 { Ok(()) } else { Err("the data must stay at onprem".into()) }
-    }
-}
-
-impl Dial for Peer {
-    type Send = WriteHalf<DuplexStream>;
-    type Recv = ReadHalf<DuplexStream>;
-
-    async fn open(&self) -> io::Result<(Self::Send, Self::Recv)> {
-        let (near, far) = tokio::io::duplex(64 << 10);
-        let (store, gate) = (self.store.clone(), self.gate.clone());
-        let (far_recv, far_send) = tokio::io::split(far);
-        match self.mangle.clone() {
-            None => {
-                tokio::spawn(async move { serve_stream(&store, far_send, far_recv, &*gate).await });
-            }
-            Some(mangle) => {
-                let (middle, end) = tokio::io::duplex(64 << 10);
-                let (answers, _requests) = tokio::io::split(middle);
-                let (_, send) = tokio::io::split(end);
-                tokio::spawn(async move { serve_stream(&store, send, far_recv, &*gate).await });
-                tokio::spawn(pass(answers, far_send, mangle));
-            }
-        }
-        let (recv, send) = tokio::io::split(near);
-        Ok((send, recv))
-    }
-}
-
-async fn pass(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>, mangle: Mangle) -> io::Result<()> {
-    loop {
-        let length = from.read_u32_le().await?;
-        let mut body = vec![0; length as usize];
-        from.read_exact(&mut body).await?;
-        if !mangle(&mut body) {
-            return to.shutdown().await;
-        }
-        to.write_u32_le(body.len() as u32).await?;
-        to.write_all(&body).await?;
-    }
-}
-
-fn honest(store: &Store) -> Source<Peer> {
-    source(store, "honest", None)
-}
-
-fn source(store: &Store, name: &str, mangle: Option<Mangle>) -> Source<Peer> {
-    let dial = Peer { store: store.clone(), mangle, gate: Arc::new(Open) };
-    Source { dial, grant: b"grant".to_vec(), name: name.into() }
-}
-
-struct World {
-    _dirs: [TempDir; 2],
-    tree: TempDir,
-    from: Store,
-    to: Store,
-    version: VersionId,
-}
-
-fn world() -> World {
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let tree = tempfile::tempdir().unwrap();
-    sample(tree.path(), 1);
-    let (from, to) = (open(dirs[0].path()), open(dirs[1].path()));
-    let version = add(&from, tree.path()).version;
-    World { _dirs: dirs, tree, from, to, version }
-}
-
-fn options() -> FetchOptions {
-    FetchOptions { bytes_in_flight: 1 << 20, stall: Duration::from_secs(20), ..FetchOptions::default() }
-}
-
-/// From an honest source.
-pub async fn bring(from: &Store, to: &Store, version: VersionId) -> Result<Fetched, FetchError> {
-    fetch(to, version, &[honest(from)], &options()).await
-}
-
-async fn get(world: &World, sources: &[Source<Peer>]) -> Result<Fetched, FetchError> {
-    fetch(&world.to, world.version, sources, &options()).await
-}
-
-fn check_arrived(world: &World) {
-    assert!(world.to.has(world.version).unwrap());
-    assert_eq!(materialized(&world.to, world.version), look(world.tree.path()));
-    assert!(world.to.verify(&VerifyOptions::default()).unwrap().is_clean());
-}
+use tombolo_data::VerifyOptions;
+use tombolo_data::transfer::{Dial, FetchError, FetchOptions, Source, fetch};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_arrives_and_only_its_missing_chunks_travel() {
@@ -248,7 +144,7 @@ async fn fetches_of_one_version_at_once_send_it_once() {
 async fn a_refusal_comes_with_its_reason() {
     let world = world();
     let gated = |grant: &[u8]| Source {
-        dial: Peer { store: world.from.clone(), mangle: None, gate: Arc::new(Only(b"good".to_vec())) },
+        dial: Peer { store: world.from.clone(), mangle: None, instead: None, gate: Arc::new(Only(b"good".to_vec())) },
         grant: grant.to_vec(),
         name: "onprem".into(),
     };

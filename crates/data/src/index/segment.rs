@@ -162,27 +162,9 @@ impl Segment {
         self.packs.binary_search(&pack).is_ok()
     }
 
-    /// The first entry of the chunk whose pack is `live`.
-    pub(super) fn find(&self, digest: &Digest, live: impl Fn(PackId) -> bool) -> Result<Option<Location>, Unusable> {
-        if self.blocks == 0 || self.filter.as_ref().is_some_and(|filter| !filter.may_hold(digest)) {
-            return Ok(None);
-        }
-        let mut number = self.first_block(key(digest))?;
-        while number < self.blocks {
-            for row in self.block(number)? {
-                if row.digest > *digest {
-                    return Ok(None);
-                }
-                if row.digest == *digest {
-                    let (_, location) = self.placed(&row)?;
-                    if live(location.pack) {
-                        return Ok(Some(location));
-                    }
-                }
-            }
-            number += 1;
-        }
-        Ok(None)
+    /// Whether it is worth looking for a chunk.
+    pub(super) fn may_hold(&self, digest: &Digest) -> bool {
+        self.blocks > 0 && self.filter.as_ref().is_none_or(|filter| filter.may_hold(digest))
     }
 
     pub(super) fn placed(&self, row: &Row) -> Result<Placed, Unusable> {
@@ -191,7 +173,7 @@ impl Segment {
     }
 
     /// The last block that begins before `wanted`: entries with that key begin in it or right after it.
-    fn first_block(&self, wanted: u64) -> Result<u32, Unusable> {
+    pub(super) fn first_block(&self, wanted: u64) -> Result<u32, Unusable> {
         let fence = self.fence.partition_point(|first| *first < wanted).saturating_sub(1) as u32;
         let (mut low, mut high) = (fence * self.stride, ((fence + 1) * self.stride).min(self.blocks));
         while high - low > 1 {
@@ -225,6 +207,32 @@ pub(super) struct Rows {
     count: usize,
 }
 
+impl Rows {
+    fn row(&self, at: usize) -> Row {
+        let bytes = &self.bytes[at * ENTRY_BYTES..][..ENTRY_BYTES];
+        let mut digest = Digest([0; 32]);
+        digest.0.copy_from_slice(&bytes[..32]);
+        let number = |at: usize| le_u32(&bytes[at..at + 4]);
+        Row { digest, pack: number(32), offset: number(36), stored: number(40), raw: number(44) }
+    }
+
+    /// The rows of the digest, if there are any, and those after them.
+    pub(super) fn from(&self, digest: &Digest) -> impl Iterator<Item = Row> {
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.bytes[middle * ENTRY_BYTES..][..32] < digest.0[..] { low = middle + 1 } else { high = middle }
+        }
+        (low..self.count).map(|at| self.row(at))
+    }
+
+    /// Whether what there is of the digest begins in this block.
+    pub(super) fn surround(&self, digest: &Digest) -> bool {
+        let last = self.count.checked_sub(1).map(|last| self.row(last).digest);
+        last.is_some_and(|last| *digest <= last) && self.row(0).digest < *digest
+    }
+}
+
 impl Iterator for Rows {
     type Item = Row;
 
@@ -232,17 +240,13 @@ impl Iterator for Rows {
         if self.next == self.count {
             return None;
         }
-        let bytes = &self.bytes[self.next * ENTRY_BYTES..][..ENTRY_BYTES];
         self.next += 1;
-        let mut digest = Digest([0; 32]);
-        digest.0.copy_from_slice(&bytes[..32]);
-        let number = |at: usize| le_u32(&bytes[at..at + 4]);
-        Some(Row { digest, pack: number(32), offset: number(36), stored: number(40), raw: number(44) })
+        Some(self.row(self.next - 1))
     }
 }
 
 /// The first 8 bytes as a number, in the digests' own order.
-fn key(digest: &Digest) -> u64 {
+pub(super) fn key(digest: &Digest) -> u64 {
     digest.0.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
 }
 

@@ -93,6 +93,12 @@ impl World {
             }
         }
         assert_eq!(self.index.read().unwrap().count().unwrap(), model.len() as u64);
+        let mut digests: Vec<Digest> = (0..numbers).map(digest).collect();
+        for sorted in [false, true] {
+            let held: Vec<bool> = digests.iter().map(|digest| model.contains_key(digest)).collect();
+            assert_eq!(self.index.read().unwrap().holds(&digests).unwrap(), held, "sorted: {sorted}");
+            digests.sort_unstable();
+        }
     }
 
     fn files(&self) -> Vec<PathBuf> {

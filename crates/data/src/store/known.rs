@@ -8,12 +8,18 @@ use tombolo_core::Digest;
 use super::Store;
 use crate::bucket;
 use crate::error::DataError;
-use crate::index::{self, Damaged, Index, Listing, Location, PackId};
+use crate::index::{self, Damaged, DigestSet, Index, Listing, Location, PackId};
+use crate::manifest::{ChunkRef, Manifest};
 use crate::pack::{self, PackEntry, PackFault};
 use crate::session::lock;
 
 /// How often packs are listed again because parts of the index turn out damaged: more than there are parts.
 const REFRESHES_MAX: u32 = 40;
+/// Chunks that are looked up in the order of their digests: in a store of millions many of them share a block.
+const SORTED_CHUNKS: usize = 1 << 20;
+/// Chunks that are looked up before others may change the index.
+const HELD_CHUNKS: usize = 4096;
+
 impl Store {
     /// Takes in what other processes have added and removed.
     pub fn refresh(&self) -> Result<(), DataError> {
@@ -76,6 +82,31 @@ impl Store {
 
     pub(crate) fn locate(&self, digest: &Digest) -> Result<Option<Location>, DataError> {
         self.with_index(|index| index.get(digest))
+    }
+
+    /// The distinct chunks of a manifest that aren't here, in its order; no more are looked for once there are `enough`.
+    pub(super) fn absent(
+        &self,
+        manifest: &Manifest,
+        holds: fn(&Index, &[Digest]) -> Result<Vec<bool>, Damaged>,
+        enough: usize,
+    ) -> Result<Vec<ChunkRef>, DataError> {
+        let (mut seen, mut absent) = (DigestSet::default(), Vec::new());
+        let mut chunks = manifest.chunks().peekable();
+        while chunks.peek().is_some() && absent.len() < enough {
+            let part: Vec<&ChunkRef> = chunks.by_ref().take(SORTED_CHUNKS).collect();
+            let mut sorted: Vec<Digest> = part.iter().map(|chunk| chunk.digest).collect();
+            sorted.sort_unstable();
+            sorted.dedup();
+            let mut gone = DigestSet::default();
+            for sorted in sorted.chunks(HELD_CHUNKS) {
+                let held = self.with_index(|index| holds(index, sorted))?;
+                gone.extend(sorted.iter().zip(held).filter(|(_, held)| !held).map(|(digest, _)| *digest));
+            }
+            let new = part.into_iter().filter(|chunk| gone.contains(&chunk.digest) && seen.insert(chunk.digest));
+            absent.extend(new.copied());
+        }
+        Ok(absent)
     }
 
     /// Asks the index; parts of it that turn out damaged are made anew from the packs first.

@@ -7,22 +7,33 @@
 //! ```text
 //! request   1 manifest  version 32 bytes, length u32, grant
 //!           2 chunks    version 32 bytes, length u32, grant, count u32 (1..=4096), digests 32 bytes each
+//!           3 tree      version 32 bytes, length u32, grant, count u32 (0..=4096), digests of items 32 bytes each
 //! answer    1 manifest  length u64 of the encoding, which follows in frames of kind 2
 //!           2 piece     up to 1 MiB of it
 //!           3 chunk     raw length u32, stored form; in the order of the request
-//!           4 absent    why, UTF-8: in place of a chunk or of the manifest that the sender hasn't got whole
+//!           4 absent    why, UTF-8: in place of a chunk, an item or the manifest that the sender hasn't got whole
 //!           5 refused   why, UTF-8; the sender then ends the stream
+//!           6 head      length u64 of the encoding, count u32 of items, which follow in frames of kind 7
+//!           7 item      of the manifest's tree, see `manifest/pages.rs`; in the order of the request
 //! ```
+//! A request 3 without digests asks for the tree's head: its root, first, and what else of the nodes below it fits in
+//! 64 KiB. A manifest of up to 128 KiB is sent whole instead, as for request 1.
+//!
 //! The grant is checked for every request, and a chunk that the named version doesn't hold is refused, so that a
-//! grant for one version opens no other. The fetching side believes nothing: manifests are checked against the
-//! version, chunks against their digests, and a compressed chunk is never given more room than the manifest says.
+//! grant for one version opens no other, nor does it open items of another's manifest. The fetching side believes
+//! nothing: manifests are checked against the version, items and chunks against their digests, and a compressed chunk
+//! is never given more room than the manifest says.
 
+mod ask;
+mod chunks;
 mod fetch;
+mod obtain;
 mod queue;
+mod reconcile;
 mod serve;
 mod wire;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -54,7 +65,12 @@ pub trait Gate: Send + Sync {
 pub(crate) struct InFlight {
     fetches: Mutex<HashMap<VersionId, Weak<tokio::sync::Mutex<()>>>>,
     served: Mutex<HashMap<VersionId, Weak<Serving>>>,
+    /// The versions that were brought last, the newest first, with the lengths of their manifests.
+    brought: Mutex<VecDeque<(VersionId, u64)>>,
 }
+
+/// Versions that are remembered as brought.
+const BROUGHT_MAX: usize = 64;
 
 impl InFlight {
     /// The lock that a fetch of the version holds.
@@ -64,5 +80,16 @@ impl InFlight {
         let held = fetches.get(&version).and_then(Weak::upgrade).unwrap_or_default();
         fetches.insert(version, Arc::downgrade(&held));
         held
+    }
+
+    fn note_brought(&self, version: VersionId, bytes: u64) {
+        let mut brought = crate::session::lock(&self.brought);
+        brought.retain(|(other, _)| *other != version);
+        brought.push_front((version, bytes));
+        brought.truncate(BROUGHT_MAX);
+    }
+
+    fn brought(&self) -> Vec<(VersionId, u64)> {
+        crate::session::lock(&self.brought).iter().copied().collect()
     }
 }

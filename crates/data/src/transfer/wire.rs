@@ -12,11 +12,17 @@ pub const GRANT_BYTES_MAX: usize = 64 << 10;
 /// Longest reason for a refusal or an absence, in bytes; what is longer is cut.
 pub const REASON_BYTES_MAX: usize = 1 << 10;
 /// Digests in one request.
-pub(super) const REQUEST_CHUNKS_MAX: usize = 4096;
+pub(super) const REQUEST_DIGESTS_MAX: usize = 4096;
+/// A manifest that isn't longer, in bytes, is sent whole to who asks for its tree: a round trip more would take longer.
+pub(super) const WHOLE_BYTES_MAX: usize = 128 << 10;
+/// Bytes of a tree's head, which is sent before anything of it is asked for, to save round trips.
+pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Items in a head: it has at least a page's digest for each, and the root.
+pub(super) const HEAD_ITEMS_MAX: usize = HEAD_BYTES_MAX / 33 + 1;
 /// Manifest bytes in one frame.
 pub(super) const PIECE_BYTES: usize = 1 << 20;
 
-const REQUEST_BYTES_MAX: usize = 1 + 32 + 4 + GRANT_BYTES_MAX + 4 + 32 * REQUEST_CHUNKS_MAX;
+const REQUEST_BYTES_MAX: usize = 1 + 32 + 4 + GRANT_BYTES_MAX + 4 + 32 * REQUEST_DIGESTS_MAX;
 const ANSWER_BYTES_MAX: usize = 1 + if PIECE_BYTES > CHUNK_BYTES_MAX { PIECE_BYTES } else { CHUNK_BYTES_MAX } + 8;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -30,15 +36,28 @@ pub(super) struct Request {
 pub(super) enum Wanted {
     Manifest,
     Chunks(Vec<Digest>),
+    /// Of the manifest's tree: these items, or with no digests its head.
+    Tree(Vec<Digest>),
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    Manifest { bytes: u64 },
+    Manifest {
+        bytes: u64,
+    },
     Piece(Vec<u8>),
-    Chunk { raw: u32, stored: Vec<u8> },
+    Chunk {
+        raw: u32,
+        stored: Vec<u8>,
+    },
     Absent(String),
     Refused(String),
+    /// How long the manifest's encoding is, and how many items of its tree follow.
+    Head {
+        bytes: u64,
+        items: u32,
+    },
+    Item(Vec<u8>),
 }
 
 impl Request {
@@ -46,11 +65,12 @@ impl Request {
         let mut out = vec![match self.what {
             Wanted::Manifest => 1,
             Wanted::Chunks(_) => 2,
+            Wanted::Tree(_) => 3,
         }];
         out.extend_from_slice(&self.version.0.0);
         out.extend_from_slice(&(self.grant.len() as u32).to_le_bytes());
         out.extend_from_slice(&self.grant);
-        if let Wanted::Chunks(digests) = &self.what {
+        if let Wanted::Chunks(digests) | Wanted::Tree(digests) = &self.what {
             out.extend_from_slice(&(digests.len() as u32).to_le_bytes());
             digests.iter().for_each(|digest| out.extend_from_slice(&digest.0));
         }
@@ -64,15 +84,8 @@ impl Request {
         let (grant, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
         let what = match kind {
             1 if rest.is_empty() => Wanted::Manifest,
-            2 => {
-                let (count, digests) = rest.split_first_chunk::<4>()?;
-                let count = u32::from_le_bytes(*count) as usize;
-                let (digests, trailing) = digests.as_chunks::<32>();
-                if digests.len() != count || count == 0 || count > REQUEST_CHUNKS_MAX || !trailing.is_empty() {
-                    return None;
-                }
-                Wanted::Chunks(digests.iter().map(|digest| Digest(*digest)).collect())
-            }
+            2 => Wanted::Chunks(digests(rest).filter(|digests| !digests.is_empty())?),
+            3 => Wanted::Tree(digests(rest)?),
             _ => return None,
         };
         (grant.len() <= GRANT_BYTES_MAX).then(|| Request {
@@ -81,6 +94,14 @@ impl Request {
             what,
         })
     }
+}
+
+fn digests(counted: &[u8]) -> Option<Vec<Digest>> {
+    let (count, digests) = counted.split_first_chunk::<4>()?;
+    let count = u32::from_le_bytes(*count) as usize;
+    let (digests, trailing) = digests.as_chunks::<32>();
+    let fits = digests.len() == count && count <= REQUEST_DIGESTS_MAX && trailing.is_empty();
+    fits.then(|| digests.iter().map(|digest| Digest(*digest)).collect())
 }
 
 impl Answer {
@@ -92,6 +113,8 @@ impl Answer {
             Answer::Chunk { raw, stored } => (3, &raw.to_le_bytes(), stored),
             Answer::Absent(why) => (4, cut(why), &[]),
             Answer::Refused(why) => (5, cut(why), &[]),
+            Answer::Head { bytes, items } => (6, &bytes.to_le_bytes(), &items.to_le_bytes()),
+            Answer::Item(item) => (7, item, &[]),
         };
         out.extend_from_slice(&((1 + head.len() + tail.len()) as u32).to_le_bytes());
         out.push(kind);
@@ -110,6 +133,12 @@ impl Answer {
             }
             4 => Some(Answer::Absent(reason(&body[1..]))),
             5 => Some(Answer::Refused(reason(&body[1..]))),
+            6 => {
+                let (bytes, items) = body[1..].split_first_chunk()?;
+                let items = u32::from_le_bytes(items.try_into().ok()?);
+                Some(Answer::Head { bytes: u64::from_le_bytes(*bytes), items })
+            }
+            7 => Some(Answer::Item(body.split_off(1))),
             _ => None,
         }
     }

@@ -18,6 +18,7 @@ mod overhead;
 mod peers;
 mod place;
 mod plan;
+mod reconcile;
 mod report;
 mod slurm;
 mod submit;
@@ -46,6 +47,7 @@ const BENCHES: &[(&str, Run)] = &[
     ("memory", memory::run),
     ("overhead", overhead::run),
     ("plan", plan::run),
+    ("reconcile", reconcile::run),
     ("submit", submit::run),
 ];
 
@@ -54,13 +56,13 @@ const RUNS_DEFAULT: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// data-add, data-many, data-move, data-parquet, data-s3, data-wan, dispatch, idle, memory, overhead, plan, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
+    /// data-add, data-many, data-move, data-parquet, data-s3, data-wan, dispatch, idle, memory, overhead, plan, reconcile, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
     name: String,
     /// Small inputs and the dev profile, to try the benchmark itself; its rows are shown and never recorded
     #[arg(long)]
     quick: bool,
     /// The input's size, where the default is too much for this machine: bytes, or what else the benchmark counts
-    /// (dispatch: jobs; idle: runs; overhead: seconds; plan: stages; submit: times); the rows' notes say so
+    /// (dispatch: jobs; idle: runs; overhead: seconds; plan: stages; reconcile: chunks; submit: times); the rows' notes say so
     #[arg(long)]
     size: Option<u64>,
     /// How often each side runs
