@@ -74,6 +74,8 @@ pub struct AgentOptions {
 #[derive(Debug, Clone)]
 pub struct Started {
     pub site: SiteId,
+    /// The agent's public key, in hex: by which the control plane knows the site.
+    pub key: String,
     pub store: PathBuf,
 }
 
@@ -93,6 +95,7 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
         relay: config.control.relay.clone(),
     };
     let key = tombolo_net::key(&layout.key())?;
+    let public = tombolo_net::hex(&key.public());
     let endpoint = tombolo_net::bind(key.clone(), bind).await?;
     let grant_key = grant_key(&layout, &config.grant_key)?;
 
@@ -120,7 +123,7 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     let mind = mind::Mind::load(layout.journal(), driver, fetcher, wakes.clone())?;
     tokio::spawn(answer::serve_sites(endpoint.clone(), store, site.clone(), grant_key, revoked_seen, control_time));
     tokio::spawn(line::hold(config, endpoint, answerer, wakes, line));
-    started(Started { site, store: store_dir });
+    started(Started { site, key: public, store: store_dir });
     mind.run(woken).await
 }
 

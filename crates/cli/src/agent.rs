@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use tombolo_agent::{AgentError, AgentOptions, JoinOptions};
+use tombolo_agent::{AgentError, AgentOptions, JoinOptions, Started};
 use tombolo_core::site::SiteInfo;
 use tombolo_core::{Millis, Resources, SiteId};
 
@@ -143,7 +143,8 @@ async fn run_agent(home: &Home, dir: PathBuf, running: Running) -> Result<(), Fa
     };
     let ran = tombolo_agent::run(options, |started| {
         eprintln!("site {} runs", started.site);
-        let site = LocalSite { name: started.site, site_dir: dir, store_dir: started.store, pid: std::process::id() };
+        let Started { site: name, key, store: store_dir } = started;
+        let site = LocalSite { name, key, site_dir: dir, store_dir, pid: std::process::id() };
         if let Err(failure) = home.write_local_site(&site) {
             // The site works without it; `tombolo run` on this machine then doesn't know of its store.
             eprint!("{failure}");

