@@ -37,6 +37,9 @@ pub struct LocalSite {
     pub key: String,
     pub site_dir: PathBuf,
     pub store_dir: PathBuf,
+    /// The file of the key that the store is encrypted under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_key: Option<PathBuf>,
     pub pid: u32,
 }
 
@@ -170,6 +173,7 @@ mod tests {
             name: SiteId::new(name).unwrap(),
             site_dir: dir.path().into(),
             store_dir,
+            store_key: None,
             pid,
         };
         // No process has the highest pid there is, and a store that is gone is no site.

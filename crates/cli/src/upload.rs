@@ -9,7 +9,7 @@ use tombolo_core::facts::Facts;
 use tombolo_core::residency::Term;
 use tombolo_core::sketch::Sketch;
 use tombolo_core::{Name, Residency, SiteId};
-use tombolo_data::{AddOptions, Added, Hold, Store, StoreOptions};
+use tombolo_data::{AddOptions, Added, Hold, SiteKey, Store, StoreOptions};
 
 use crate::failure::Failure;
 use crate::home::LocalSite;
@@ -82,8 +82,12 @@ impl Nearest {
 }
 
 pub async fn open(site: &LocalSite) -> Result<Store, Failure> {
-    let dir = site.store_dir.clone();
-    blocking(move || Store::open(dir, StoreOptions { create: false, ..StoreOptions::default() })).await
+    let (dir, key) = (site.store_dir.clone(), site.store_key.clone());
+    blocking(move || {
+        let key = key.as_deref().map(SiteKey::load).transpose()?;
+        Store::open(dir, StoreOptions { create: false, key, ..StoreOptions::default() })
+    })
+    .await
 }
 
 /// What was added; gc leaves it alone for as long as this lives.
@@ -177,6 +181,7 @@ mod tests {
                 name: SiteId::new(*name).unwrap(),
                 site_dir: "/".into(),
                 store_dir: "/".into(),
+                store_key: None,
                 pid: 1,
             };
             let view = SiteView {

@@ -77,6 +77,7 @@ pub struct HostDriver {
 struct Inner {
     site: SiteId,
     site_dir: PathBuf,
+    store_key: Option<PathBuf>,
     shim_command: Vec<OsString>,
     seen: mpsc::Sender<Seen>,
     /// By their directories: who is watched, and what wakes the watcher.
@@ -93,11 +94,12 @@ pub fn shim_command() -> Vec<OsString> {
 }
 
 impl HostDriver {
-    /// `shim_command` is executed with the placement's directory as its last argument. What is seen of the
+    /// `store_key` is the file of the key that the site's store is encrypted under. `shim_command` is executed with the placement's directory as its last argument. What is seen of the
     /// placements goes to `seen`. Needs a tokio runtime.
     pub fn new(
         site: SiteId,
         site_dir: impl AsRef<Path>,
+        store_key: Option<PathBuf>,
         shim_command: Vec<OsString>,
         seen: mpsc::Sender<Seen>,
     ) -> HostDriver {
@@ -107,6 +109,7 @@ impl HostDriver {
             site,
             wake: socket.as_ref().map(|(path, _)| path.clone()),
             site_dir,
+            store_key,
             shim_command,
             seen,
             watched: Mutex::default(),
@@ -246,6 +249,7 @@ impl HostDriver {
             site: self.inner.site.clone(),
             order: order.clone(),
             store_dir: site_dir.join("store"),
+            store_key: self.inner.store_key.clone(),
             state_dir: placement::state_dir(site_dir, workload),
             envs_dir: site_dir.join("envs"),
             env: self.tracking_env(workload, epoch, order),

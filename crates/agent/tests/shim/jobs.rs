@@ -8,6 +8,7 @@ use tombolo_core::resources::Resources;
 use tombolo_core::spec::{Bound, Command, Gate, WorkloadSpec};
 use tombolo_core::sync::Outcome;
 use tombolo_core::time::{Millis, Timestamp};
+use tombolo_data::SiteKey;
 
 use crate::site::{Site, add, job, job_with, name, outputs, workload};
 
@@ -38,6 +39,30 @@ async fn a_job_finds_its_contract_and_its_outputs_are_kept() {
     assert!(finish.ran.is_some() && finish.cpu.is_some(), "{finish:?}");
     let log = site.all_logs().await;
     assert!(log.contains("stdout: to stdout\n") && log.contains("stderr: to stderr\n"), "{log}");
+}
+
+/// The shim finds the key by the path in its order, and the key itself is nowhere else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_runs_at_a_site_whose_store_is_encrypted() {
+    let temp = tempfile::tempdir().unwrap();
+    let key = temp.path().join("store.key");
+    SiteKey::create(&key).unwrap();
+    let mut site = Site::at_with_key(&temp.path().join("site"), Some(key.clone()));
+    let mut order = site.order(job_with("cat code.txt inputs/raw/a.csv > outputs/model/both", outputs(&["model"])));
+    order.inputs = BTreeMap::from([(name("raw"), add(&site.store, &[("a.csv", ", the data")]))]);
+    site.start(&order);
+    let finish = site.finish().await;
+    assert_eq!(finish.outcome, Outcome::Succeeded, "{}", site.all_logs().await);
+    let files = site.files(finish.outputs[&name("model")].version);
+    assert_eq!(files, BTreeMap::from([("both".to_owned(), "the code, the data".to_owned())]));
+    let (order, secret) = (site.placement().dir().join("order.json"), std::fs::read_to_string(&key).unwrap());
+    let order = std::fs::read_to_string(order).unwrap();
+    assert!(order.contains("store.key") && !order.contains(secret.trim()), "{order}");
+
+    let mut without = Site::at_with_key(&temp.path().join("without"), Some(key.clone()));
+    std::fs::remove_file(&key).unwrap();
+    let Outcome::Unprepared { why } = without.run(job("true")).await.outcome else { panic!("its key is gone") };
+    assert!(why.contains("store.key"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
