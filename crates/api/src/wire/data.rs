@@ -39,6 +39,9 @@ pub struct DatasetInfo {
     pub name: String,
     pub versions: u64,
     pub latest: VersionInfo,
+    /// Tags, each with the version that it is on.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -48,6 +51,18 @@ pub struct VersionInfo {
     /// The dataset or output that it is a version of, where it has a name.
     #[serde(default)]
     pub dataset: Option<String>,
+    /// Its number in the dataset, written `v3`, where it is one of a dataset's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
+    /// The tags that are on it in the dataset.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Whose doing it is that it is in the dataset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Why it is there again, where it was brought back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     pub bytes: u64,
     pub files: u64,
     /// In words: `anywhere`, `onprem`, `{region: eu}`.
@@ -62,6 +77,28 @@ pub struct VersionInfo {
     #[serde(default)]
     #[schema(value_type = Object)]
     pub facts: tombolo_core::facts::Facts,
+}
+
+/// Puts a tag on a version of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTag {
+    #[schema(value_type = String)]
+    pub version: tombolo_core::VersionId,
+    /// Whether it may be taken from the version that it is on.
+    #[serde(default, rename = "move")]
+    pub may_move: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TagInfo {
+    pub dataset: String,
+    pub tag: String,
+    pub version: String,
+    /// The version's highest number in the dataset.
+    pub number: u64,
+    pub by: String,
+    pub at: i64,
 }
 
 /// What a run made, by name.

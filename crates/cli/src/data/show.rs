@@ -6,7 +6,7 @@ use clap::Args;
 use tombolo_api::wire::{Lineage, LineageStep, VersionInfo};
 use tombolo_core::facts::{Column, Table};
 
-use super::{Named, Reference, find, output_table, version_path, version_table};
+use super::{Named, Reference, Which, find, output_table, version_path, version_table};
 use crate::failure::Failure;
 use crate::render;
 use crate::session::{Output, Session};
@@ -14,21 +14,26 @@ use crate::session::{Output, Session};
 const EXAMPLES: &str = "\
 Examples:
   tombolo data show raw             its versions
-  tombolo data show raw@3f2a        one version: schema, expectations, lineage, files
+  tombolo data show raw@v3          one version: schema, expectations, lineage, files
+  tombolo data show raw --at 2026-11-20
   tombolo data show flights/model   what runs have made under this name
   tombolo data show flights/model@7 what run 7 has made, with its files";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Show {
-    /// A dataset, and a version by its first digits; or an output, and a run
+    /// A dataset, and a version by its number, first digits, tag or time; or an output, and a run
     #[arg(value_name = "NAME[@VERSION]")]
     name: Reference,
+    /// Which version: the same as after an `@`
+    #[arg(long, value_name = "VERSION|TAG|TIME")]
+    at: Option<Which>,
 }
 
 pub async fn run(session: &Session, args: Show) -> Result<(), Failure> {
-    if args.name.which.is_none() {
-        match (Named::find(session, &args.name).await?, session.output) {
+    let name = args.name.at(args.at)?;
+    if name.which.is_none() {
+        match (Named::find(session, &name).await?, session.output) {
             (Named::Dataset(versions), Output::Text) => render::text(&version_table(&versions)),
             (Named::Dataset(versions), Output::Json) => render::json(&versions),
             (Named::Output(outputs), Output::Text) => render::text(&output_table(&outputs, false)),
@@ -36,7 +41,7 @@ pub async fn run(session: &Session, args: Show) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let info = find(session, &args.name).await?;
+    let info = find(session, &name).await?;
     let path = version_path(info.version);
     let files: serde_json::Value = session.client.get(&format!("{path}/files")).await?;
     let lineage: Lineage = session.client.get(&format!("{path}/lineage")).await?;

@@ -11,7 +11,7 @@ use tombolo_core::world::{Changes, Release, World};
 use tombolo_core::{Millis, Name, RunId, SiteId, Timestamp, VersionId};
 
 use super::{Applied, Clock, Command, Wakes};
-use crate::store::{Live, Store, Write};
+use crate::store::{Committed, Live, Store, Write};
 
 /// Commands taken into one transaction.
 const BATCH_MAX: usize = 512;
@@ -63,6 +63,7 @@ impl Task {
         }
         world.versions.extend(live.versions);
         world.forgotten.extend(live.forgotten);
+        world.datasets.extend(live.datasets);
         world.load_sketches(live.sketches);
         for (project, workload, past) in live.history {
             world.history.insert((project, workload), past);
@@ -117,11 +118,14 @@ impl Task {
         }
         let changes = self.conclude(now).await;
         let runs_touched = revived || !changes.runs.is_empty() || !changes.workloads.is_empty();
-        let wake = changes.wake.clone();
+        let (wake, unnamed) = (changes.wake.clone(), changes.unnamed.clone());
         let mut all = self.writes_of(changes);
         all.append(&mut writes);
         self.write_heard(now, &mut all);
         self.prune(now, &mut all);
+        // What got a name anew in this very pass has it here; of outputs' names the store knows.
+        let due = unnamed.into_iter().filter(|version| !self.world.is_named(*version) && !self.world.needs(version));
+        all.extend(due.map(|version| Write::DropVersion { version }));
         self.commit(all).await;
         if runs_touched {
             self.world.retire();
@@ -231,6 +235,13 @@ impl Task {
                 writes.push(Write::Cached { key: hash(&key), made_by, outputs });
             }
         }
+        for name in changes.datasets {
+            if let Some(dataset) = world.datasets.get(&name) {
+                let (last, rules) = (dataset.last, dataset.rules.clone());
+                writes.push(Write::Dataset { name, last, rules });
+            }
+        }
+        writes.extend(changes.namings.into_iter().map(|naming| Write::Naming(Box::new(naming))));
         let now = self.clock.now();
         writes.extend(changes.released.into_iter().map(|release| Write::Audit(Box::new(audit(release, now)))));
         writes.extend(changes.events.into_iter().map(|event| Write::Event(Box::new(event))));
@@ -261,8 +272,12 @@ impl Task {
             return;
         }
         match self.store.commit(writes).await {
-            Ok(last) => {
-                self.events.send_if_modified(|highest| std::mem::replace(highest, last) != last);
+            Ok(Committed { last_event, dropped }) => {
+                for version in dropped {
+                    let forgotten = self.world.forget_version(&version);
+                    debug_assert!(forgotten, "the world has what the store dropped: {version}");
+                }
+                self.events.send_if_modified(|highest| std::mem::replace(highest, last_event) != last_event);
             }
             Err(error) => {
                 // The world is ahead of its store now, and nobody may see it so.

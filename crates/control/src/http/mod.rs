@@ -20,6 +20,7 @@ mod residency;
 mod runs;
 mod secrets;
 mod sites;
+mod tags;
 mod tokens;
 mod versions;
 mod views;
@@ -127,6 +128,7 @@ fn all() -> OpenApiRouter<Shared> {
         .routes(routes!(datasets::show))
         .routes(routes!(datasets::versions))
         .routes(routes!(datasets::drop_version))
+        .routes(routes!(tags::put, tags::remove))
         .routes(routes!(outputs::list))
         .routes(routes!(outputs::versions))
         .routes(routes!(outputs::unname))

@@ -7,6 +7,7 @@
 //! recovery.
 
 mod cache;
+mod datasets;
 mod decide;
 mod index;
 mod problem;
@@ -31,6 +32,7 @@ use crate::sync::{Assignment, Desired, Intent, Made, Observed, Order, Outcome};
 use crate::time::{Millis, Timestamp};
 use crate::workload::State;
 
+pub use datasets::{By, Dataset, NamedVersion, Naming, Removed, TAGS_MAX, Tagged, Which};
 pub use report::Known;
 pub use sketches::SKETCHES_MAX;
 pub use submit::{Refusal, Submission};
@@ -60,6 +62,8 @@ pub struct World {
     /// The rules of versions that are forgotten, and what made them: their bytes may still be at sites, and who makes
     /// them known again, under whatever name, gets them under these.
     pub forgotten: BTreeMap<VersionId, VersionRecord>,
+    /// Which versions have which names. Of outputs only the store knows.
+    pub datasets: BTreeMap<Name, Dataset>,
     /// What is known of past executions, by project and workload.
     pub history: BTreeMap<(Name, Name), PastRuns>,
     /// The highest run number given out, by project.
@@ -271,6 +275,12 @@ pub struct Changes {
     pub versions: BTreeSet<VersionId>,
     /// Versions whose sketch is new: [`World::sketch`].
     pub sketches: BTreeSet<VersionId>,
+    /// Datasets whose numbers or rules changed.
+    pub datasets: BTreeSet<Name>,
+    /// What happened to names and tags, in order.
+    pub namings: Vec<Naming>,
+    /// Versions that lost a name: they may be forgotten where they have no other and nothing live needs them.
+    pub unnamed: BTreeSet<VersionId>,
     pub history: BTreeSet<(Name, Name)>,
     /// Cache entries: key, the workload that made it. The outputs are the workload's.
     pub cached: Vec<(String, WorkloadId)>,
@@ -304,6 +314,9 @@ impl Changes {
         self.workloads.extend(later.workloads);
         self.versions.extend(later.versions);
         self.sketches.extend(later.sketches);
+        self.datasets.extend(later.datasets);
+        self.namings.extend(later.namings);
+        self.unnamed.extend(later.unnamed);
         self.history.extend(later.history);
         self.cached.extend(later.cached);
         self.lookups.extend(later.lookups);
@@ -319,6 +332,9 @@ impl Changes {
             && self.workloads.is_empty()
             && self.versions.is_empty()
             && self.sketches.is_empty()
+            && self.datasets.is_empty()
+            && self.namings.is_empty()
+            && self.unnamed.is_empty()
             && self.history.is_empty()
             && self.cached.is_empty()
             && self.lookups.is_empty()

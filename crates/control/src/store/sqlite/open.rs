@@ -11,11 +11,12 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection, SqlitePool};
 use crate::store::StoreError;
 
 /// One for each schema; its place, counted from one, is the schema's number.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../../../migrations/0001_first.sql"),
     include_str!("../../../migrations/0002_outputs.sql"),
     include_str!("../../../migrations/0003_sketches.sql"),
     include_str!("../../../migrations/0004_forgotten.sql"),
+    include_str!("../../../migrations/0005_names.sql"),
 ];
 /// In the file's header, so that a database of somebody else is not taken for ours: "Tomb".
 const APPLICATION_ID: i32 = 0x546f_6d62;
