@@ -139,3 +139,84 @@ async fn what_has_a_tag_or_a_live_reader_keeps_its_name() {
         assert_eq!(remove(path).await.problem(409), "in-use");
     }
 }
+
+#[tokio::test]
+async fn what_no_rule_keeps_is_shown_and_then_loses_its_name() {
+    let api = filled().await;
+    as_member(&api, "PUT", "/v1/datasets/raw/tags/prod", json!({ "version": CODE })).await.ok();
+    let prune = async |body: Value| as_member(&api, "POST", "/v1/datasets/raw/prune", body).await;
+    // Nobody has said which stay.
+    let none = prune(json!({})).await.ok();
+    assert_eq!((none["rules"].clone(), none["versions"][2]["goes"].clone()), (Value::Null, json!(false)));
+    let dry = prune(json!({ "keep": "last 1", "dry_run": true })).await.ok();
+    let seen = |pruned: &Value| -> Vec<(u64, bool, String)> {
+        let words = |version: &Value| {
+            version["because"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|word| word.as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let one =
+            |version: &Value| (version["number"].as_u64().unwrap(), version["goes"].as_bool().unwrap(), words(version));
+        pruned["versions"].as_array().unwrap().iter().map(one).collect()
+    };
+    let expected = [(3, false, "the newest, last 1"), (2, true, ""), (1, false, "tag prod")];
+    assert_eq!(seen(&dry), expected.map(|(number, goes, because)| (number, goes, because.to_owned())));
+    assert_eq!((&dry["done"], &dry["rules"]), (&json!(false), &json!("last 1")));
+    assert_eq!(shown(&api).await, "v3 3333, v2 da7a, v1 c0de prod");
+    let done = prune(json!({ "keep": "Keep last 1" })).await.ok();
+    assert_eq!((seen(&done), &done["done"]), (seen(&dry), &json!(true)));
+    assert_eq!(shown(&api).await, "v3 3333, v1 c0de prod");
+    assert_eq!(api.get(&format!("/v1/versions/{DATA}")).await.problem(404), "not-found");
+    let removed = api.get("/v1/datasets/raw/removed").await.ok();
+    assert_eq!(removed["items"][0]["why"], "pruned by hand, by last 1");
+    let audit = api.get("/v1/audit").await.ok().to_string();
+    assert!(audit.contains("1 lost their names by last 1: v2"), "{audit}");
+
+    let bad = prune(json!({ "keep": "last ten" })).await;
+    assert_eq!(bad.problem(422), "bad-body");
+    assert!(bad.text.contains("expected how many, found `ten`, at character 6"), "{}", bad.text);
+    let viewer = api.ask(&token(Role::Viewer), "POST", "/v1/datasets/raw/prune", Some(&json!({}))).await;
+    assert_eq!(viewer.problem(403), "forbidden");
+    assert_eq!(as_member(&api, "POST", "/v1/datasets/nope/prune", json!({})).await.problem(404), "not-found");
+}
+
+#[tokio::test]
+async fn a_projects_rule_is_applied_when_a_version_comes_and_is_on_the_record() {
+    let api = filled().await;
+    let old = |world: &mut tombolo_core::world::World| {
+        let raw = "raw".parse().unwrap();
+        let dataset = world.datasets.get_mut(&raw).unwrap();
+        dataset.versions.values_mut().for_each(|named| named.seen = tombolo_core::Timestamp(1));
+    };
+    let mut body = run_body();
+    body["project"]["data"] = json!({ "raw": { "path": null, "residency": [], "retain": "last 2" } });
+    body["project"]["workloads"]["make"]["inputs"] = json!({ "x": "raw" });
+    body["code"] = json!(CODE);
+    // As if they had come long ago.
+    api.world(move |world, _| old(world)).await;
+    let run = as_member(&api, "POST", "/v1/runs", body.clone()).await.ok()["id"].as_str().unwrap().to_owned();
+    // Its code is the first version's bytes, and its data the third.
+    assert_eq!(shown(&api).await, "v3 3333, v2 da7a, v1 c0de");
+    assert_eq!(api.get("/v1/datasets/raw").await.ok()["retain"], json!({ "flights-late": "last 2" }));
+    let fourth = "44".repeat(32);
+    api.world(move |world, _| old(world)).await;
+    api.version(&fourth, Some("raw"), json!([])).await.ok();
+    assert_eq!(shown(&api).await, "v4 4444, v3 3333, v1 c0de");
+    let audit = api.get("/v1/audit").await.ok();
+    let told = audit["items"].as_array().unwrap().iter().find(|entry| entry["what"] == "retention").unwrap();
+    assert_eq!((&told["who"], &told["on"]), (&json!("admin"), &json!(format!("raw v2 {DATA}"))));
+    assert!(told["detail"].as_str().unwrap().contains("last 2 (project flights-late)"), "{told}");
+    let removed = api.get("/v1/datasets/raw/removed").await.ok();
+    assert_eq!(removed["items"][0]["why"], "kept by none of the rules last 2 (project flights-late)");
+    assert_eq!(api.get(&format!("/v1/versions/{DATA}")).await.problem(404), "not-found");
+    // A plan is no run: it says nothing.
+    body["project"]["data"]["raw"]["retain"] = json!("last 1");
+    let plan = json!({ "project": body["project"], "expected": {} });
+    api.post("/v1/plan", plan).await.ok();
+    assert_eq!(api.get("/v1/datasets/raw").await.ok()["retain"], json!({ "flights-late": "last 2" }));
+    assert_eq!(api.get(&format!("/v1/runs/{run}")).await.ok()["state"], "active");
+}

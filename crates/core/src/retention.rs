@@ -82,6 +82,12 @@ impl Rules {
     pub fn iter(&self) -> impl Iterator<Item = &Rule> {
         self.0.iter()
     }
+
+    /// What either keeps; none where that are too many rules.
+    pub fn and(mut self, more: Rules) -> Option<Rules> {
+        self.0.extend(more.0);
+        (self.0.len() <= RULES_MAX).then_some(self)
+    }
 }
 
 /// One version of a dataset, as a decision about it needs it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tombolo_core::retention::Rules;
 
 /// A version that is in a site's store, made known; under a dataset's name or, as code is, without one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -42,6 +43,10 @@ pub struct DatasetInfo {
     /// Tags, each with the version that it is on.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// Which versions keep their names, as each project says that says it.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub retain: BTreeMap<tombolo_core::Name, Rules>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -99,6 +104,74 @@ pub struct TagInfo {
     pub number: u64,
     pub by: String,
     pub at: i64,
+}
+
+/// Makes a version the newest of its dataset again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewRestore {
+    /// Its number such as `v3`, or its 64 hex digits.
+    pub version: String,
+    /// Why; kept with it. At most 1000 characters.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// Takes the names away of versions that no rule keeps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewPrune {
+    /// Such as `last 10, daily for 30 days`; none: what the projects say that use the dataset.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub keep: Option<Rules>,
+    /// Whether to tell only what would go.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What stays of a dataset and what goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Pruned {
+    /// By which rules, in words; none: there is no rule, and everything stays.
+    #[serde(default)]
+    pub rules: Option<String>,
+    /// Newest first.
+    pub versions: Vec<PrunedVersion>,
+    /// Whether those that go have lost their names; else this only tells.
+    pub done: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PrunedVersion {
+    pub number: u64,
+    #[schema(value_type = String)]
+    pub version: tombolo_core::VersionId,
+    pub bytes: u64,
+    pub at: i64,
+    /// Whether it loses its name.
+    pub goes: bool,
+    /// Why it stays: `the newest`, `last 10`, `tag prod`, `run flights-7`, ...
+    pub because: Vec<String>,
+}
+
+/// A version that lost a dataset's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RemovedVersion {
+    #[schema(value_type = String)]
+    pub version: tombolo_core::VersionId,
+    /// The number that it had.
+    pub number: u64,
+    pub bytes: u64,
+    pub files: u64,
+    /// When it had come under the name.
+    pub at: i64,
+    pub removed: i64,
+    pub by: String,
+    /// Such as `removed by hand`, or the rules that no longer kept it.
+    pub why: String,
+    /// The sites that had it then. Their bytes may be collected since.
+    pub sites: Vec<String>,
 }
 
 /// What a run made, by name.

@@ -5,8 +5,10 @@ mod care;
 mod diff;
 mod get;
 mod list;
+mod prune;
 mod reference;
 mod release;
+mod restore;
 mod rm;
 mod show;
 mod tag;
@@ -57,6 +59,10 @@ enum Verb {
     Get(get::Get),
     /// Put a word on a version of a dataset, by which it is found from then on
     Tag(tag::TagArgs),
+    /// Make an earlier version the newest again, also one that lost its name
+    Restore(restore::Restore),
+    /// Remove the names of versions that no rule keeps, or show which
+    Prune(prune::Prune),
     /// Remove the name of a version or an output; gc then frees what nothing needs
     Rm(rm::Rm),
     /// Read every stored byte and set aside what is damaged
@@ -80,6 +86,8 @@ pub async fn run(global: &Global, args: Data) -> Result<(), Failure> {
         Verb::Diff(args) => diff::run(&session, args).await,
         Verb::Get(args) => get::run(&session, args).await,
         Verb::Tag(args) => tag::run(&session, args).await,
+        Verb::Restore(args) => restore::run(&session, args).await,
+        Verb::Prune(args) => prune::run(&session, args).await,
         Verb::Rm(args) => rm::run(&session, args).await,
         Verb::Verify(args) => care::verify(&session, args).await,
         Verb::Gc(args) => care::gc(&session, args).await,

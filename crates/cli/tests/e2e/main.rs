@@ -20,4 +20,5 @@ mod residency;
 mod runs;
 #[path = "../../../connect/tests/servers/mod.rs"]
 mod servers;
+mod versions;
 mod world;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tombolo_api::wire::AuditEntry;
 use tombolo_core::sync::{Intent, Made};
-use tombolo_core::world::{Changes, Release, World};
+use tombolo_core::world::{Changes, Pruned, Release, World};
 use tombolo_core::{Millis, Name, RunId, SiteId, Timestamp, VersionId};
 
 use super::{Applied, Clock, Command, Wakes};
@@ -244,6 +244,7 @@ impl Task {
         writes.extend(changes.namings.into_iter().map(|naming| Write::Naming(Box::new(naming))));
         let now = self.clock.now();
         writes.extend(changes.released.into_iter().map(|release| Write::Audit(Box::new(audit(release, now)))));
+        writes.extend(changes.pruned.into_iter().map(|pruned| Write::Audit(Box::new(audit_pruned(pruned, now)))));
         writes.extend(changes.events.into_iter().map(|event| Write::Event(Box::new(event))));
         writes
     }
@@ -303,6 +304,18 @@ pub(super) fn needed(world: &World) -> Vec<VersionId> {
 
 fn hash(key: &str) -> String {
     blake3::hash(key.as_bytes()).to_hex().to_string()
+}
+
+fn audit_pruned(pruned: Pruned, now: Timestamp) -> AuditEntry {
+    AuditEntry {
+        number: 0,
+        at: now.0,
+        who: pruned.by,
+        what: "retention".to_owned(),
+        on: format!("{} v{} {}", pruned.dataset, pruned.number, pruned.version),
+        outcome: "done".to_owned(),
+        detail: Some(format!("its name was removed, as none of the rules keeps it: {}", pruned.rules)),
+    }
 }
 
 fn audit(release: Release, now: Timestamp) -> AuditEntry {

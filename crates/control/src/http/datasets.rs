@@ -62,6 +62,7 @@ fn info(world: &World, name: &Name, dataset: &Dataset) -> Option<DatasetInfo> {
         versions: dataset.versions.len() as u64,
         latest: views::named(world, name, newest)?,
         tags: tags.collect(),
+        retain: dataset.rules.clone(),
     })
 }
 

@@ -16,7 +16,9 @@ mod logs;
 mod once;
 mod outputs;
 mod plans;
+mod prune;
 mod residency;
+mod restore;
 mod runs;
 mod secrets;
 mod sites;
@@ -128,6 +130,9 @@ fn all() -> OpenApiRouter<Shared> {
         .routes(routes!(datasets::show))
         .routes(routes!(datasets::versions))
         .routes(routes!(datasets::drop_version))
+        .routes(routes!(prune::prune))
+        .routes(routes!(restore::removed))
+        .routes(routes!(restore::restore))
         .routes(routes!(tags::put, tags::remove))
         .routes(routes!(outputs::list))
         .routes(routes!(outputs::versions))

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{Refusal, VersionRecord, World};
-use crate::ids::{Name, RunId, VersionId};
+use crate::ids::{Name, RunId, SiteId, VersionId};
 use crate::retention::Rules;
 use crate::tag::{Tag, version_number};
 use crate::time::Timestamp;
@@ -157,7 +157,23 @@ impl World {
             }
         };
         self.changes.namings.push(Naming::Named { dataset: dataset.clone(), number, named });
+        self.retain(dataset, by);
         Ok(number)
+    }
+
+    /// Makes a version that was forgotten known again, at sites that still have its bytes and may have them. It comes back
+    /// under every rule that it was under, when it lost its name or since.
+    pub fn bring_back(&mut self, id: VersionId, record: &VersionRecord, sites: &[SiteId]) -> Result<(), Refusal> {
+        let mut refused = Refusal::NoVersion(id);
+        let mut back = false;
+        for site in sites {
+            let record = VersionRecord { replicas: Default::default(), ..record.clone() };
+            match self.add_version(id, record, site) {
+                Ok(()) => back = true,
+                Err(refusal) => refused = refusal,
+            }
+        }
+        if back { Ok(()) } else { Err(refused) }
     }
 
     /// The newest version of a dataset, if it has one.
@@ -250,7 +266,7 @@ impl World {
     }
 
     /// A dataset with at least one version.
-    fn known_dataset(&self, dataset: &Name) -> Result<&Dataset, Refusal> {
+    pub(super) fn known_dataset(&self, dataset: &Name) -> Result<&Dataset, Refusal> {
         let found = self.datasets.get(dataset).filter(|record| !record.versions.is_empty());
         found.ok_or_else(|| Refusal::NoDataset(dataset.clone()))
     }
@@ -262,7 +278,7 @@ impl World {
     }
 
     /// Takes names away, whatever they stand for.
-    fn take_names(&mut self, dataset: &Name, numbers: &[u64], why: &str, by: By) {
+    pub(super) fn take_names(&mut self, dataset: &Name, numbers: &[u64], why: &str, by: By) {
         for number in numbers {
             let Some(record) = self.datasets.get_mut(dataset) else { return };
             let Some(named) = record.versions.remove(number) else { continue };

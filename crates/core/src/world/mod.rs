@@ -12,6 +12,7 @@ mod decide;
 mod index;
 mod problem;
 mod report;
+mod retain;
 mod sketches;
 mod submit;
 mod succession;
@@ -34,6 +35,7 @@ use crate::workload::State;
 
 pub use datasets::{By, Dataset, NamedVersion, Naming, Removed, TAGS_MAX, Tagged, Which};
 pub use report::Known;
+pub use retain::{PRUNED_MAX, Pruned, Retained, YOUNG};
 pub use sketches::SKETCHES_MAX;
 pub use submit::{Refusal, Submission};
 pub use why::{Derived, LOOKED_AT_MAX, Lifted, Provenance, Rule, Why, read_by, why};
@@ -287,6 +289,8 @@ pub struct Changes {
     /// Cache keys that the edge shall look up, and answer with [`World::cache_answer`].
     pub lookups: Vec<(WorkloadId, String)>,
     pub released: Vec<Release>,
+    /// Names that rules of retention took away.
+    pub pruned: Vec<Pruned>,
     pub events: Vec<Event>,
     /// Sites whose desired state may have changed.
     pub wake: BTreeSet<SiteId>,
@@ -321,6 +325,7 @@ impl Changes {
         self.cached.extend(later.cached);
         self.lookups.extend(later.lookups);
         self.released.extend(later.released);
+        self.pruned.extend(later.pruned);
         self.events.extend(later.events);
         self.wake.extend(later.wake);
     }
@@ -339,6 +344,7 @@ impl Changes {
             && self.cached.is_empty()
             && self.lookups.is_empty()
             && self.released.is_empty()
+            && self.pruned.is_empty()
             && self.events.is_empty()
             && self.wake.is_empty()
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Cache, Event, RunRecord, RunState, SiteRecord, TAGS_MAX, VersionRecord, Which, WorkloadRecord, World};
+use super::{By, Cache, Event, RunRecord, RunState, SiteRecord, TAGS_MAX, VersionRecord, Which, WorkloadRecord, World};
 use crate::expect::OnFailure;
 use crate::facts::Checked;
 use crate::ids::{BadName, Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
@@ -92,6 +92,7 @@ impl World {
         }
         self.expected(&spec, &data)?;
         let workloads = expand(&spec)?;
+        let said = spec.data.iter().filter_map(|(name, data)| Some((name.clone(), data.retain.clone()?))).collect();
         for (name, spec) in workloads {
             let workload = WorkloadId::new(id.clone(), name);
             let mut record = new_workload(workload.clone(), spec);
@@ -112,8 +113,11 @@ impl World {
         let state = RunState::Active;
         let may_lift = Some(self.rules_known(&id, &spec, data.values().chain([&code])));
         let record = RunRecord { id: id.clone(), spec, code, data, by, at: now, force, state, ended: None, may_lift };
+        let by = record.by.clone();
         self.runs.insert(id.clone(), record);
         self.note_run(&id);
+        // Now that what it reads is in use.
+        self.say_rules(id.project(), said, By { who: &by, at: now });
         Ok(())
     }
 
