@@ -34,7 +34,12 @@ impl Holds {
             Err(error) => return Err(error),
         };
         store.refresh()?;
-        let whole = store.has(version)?;
+        // In a bucket, also without what a collection is about to remove.
+        let whole = match store.manifest(version) {
+            Ok(manifest) => store.missing_refreshed(&manifest)?.is_empty(),
+            Err(DataError::NoVersion { .. } | DataError::CorruptManifest { .. }) => false,
+            Err(error) => return Err(error),
+        };
         if whole {
             held.insert(version, (now, hold));
         }

@@ -35,10 +35,11 @@ CREATE TABLE removed (
 ) STRICT;
 CREATE INDEX removed_by_dataset ON removed (dataset, place);
 
--- The order in which they were listed until now, oldest first.
+-- The order in which they were listed until now, oldest first. A name whose version is not known any more was left by a
+-- version that was dropped while it was being named, and stood for nothing.
 INSERT INTO dataset_versions (dataset, number, version, record)
 SELECT name, row_number() OVER (PARTITION BY name ORDER BY at, version DESC), version,
        json_object('version', version, 'at', at, 'seen', at)
-FROM names_before;
-INSERT INTO datasets (name, last, rules) SELECT name, count(*), '{}' FROM names_before GROUP BY name;
+FROM names_before WHERE version IN (SELECT id FROM versions);
+INSERT INTO datasets (name, last, rules) SELECT dataset, count(*), '{}' FROM dataset_versions GROUP BY dataset;
 DROP TABLE names_before;

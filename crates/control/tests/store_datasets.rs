@@ -12,7 +12,7 @@ use tombolo_control::engine::Engine;
 use tombolo_control::store::sqlite::SqliteStore;
 use tombolo_control::store::{Store, StoreError, Write};
 use tombolo_core::sync::Report;
-use tombolo_core::world::{By, Dataset, Naming, Refusal, Tagged, Which};
+use tombolo_core::world::{By, Dataset, Naming, Refusal, Submission, Tagged, Which};
 use tombolo_core::{Tag, Timestamp};
 
 async fn open(dir: &Path) -> SqliteStore {
@@ -162,4 +162,39 @@ async fn a_version_that_is_named_anew_while_its_name_is_removed_stays() {
         assert_eq!(store.version(&version_id(1)).await.unwrap(), None);
         assert!(!engine.look(|world, _| world.versions.contains_key(&version_id(1))).await.unwrap());
     }
+}
+
+/// What a live run made loses its name: the version goes when the run is over, and not before.
+#[tokio::test]
+async fn a_version_that_a_live_run_needs_goes_when_that_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(dir.path()).await);
+    let engine = Engine::start(Arc::clone(&store) as Arc<dyn Store>).await.unwrap();
+    let by = |at| By { who: "ada", at };
+    // The run's code has a name too.
+    let submitted = engine.change(move |world, now| {
+        world.join(site("a"))?;
+        world.add_version(version_id(1), version(&["a"]), &site_id("a"))?;
+        world.name_version(&name("x"), version_id(1), None, by(now))?;
+        let (id, spec, data) = (run_id("p", 1), project("p"), BTreeMap::new());
+        world.submit(Submission { id, spec, code: version_id(1), data, by: "ada".to_owned(), force: false }, now)?;
+        world.unname(&name("x"), Which::Number(1), false, "removed by hand", by(now))?;
+        Ok::<_, Refusal>(((), vec![]))
+    });
+    submitted.await.unwrap().unwrap();
+    assert!(store.version(&version_id(1)).await.unwrap().is_some());
+    let change = async |stop: bool| {
+        let change = engine.change(move |world, now| {
+            if stop {
+                world.stop(&run_id("p", 1), now)?;
+            }
+            Ok::<_, Refusal>(((), vec![]))
+        });
+        change.await.unwrap().unwrap();
+    };
+    change(true).await;
+    // The run is let go of after the pass in which it ended.
+    change(false).await;
+    assert_eq!(store.version(&version_id(1)).await.unwrap(), None);
+    assert!(engine.look(|world, _| world.versions.is_empty()).await.unwrap());
 }

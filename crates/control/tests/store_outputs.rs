@@ -92,8 +92,10 @@ async fn a_database_from_before_names_what_was_made() {
     let path = dir.path().join("t.db");
     let store = SqliteStore::open(&path).await.unwrap();
     filled(&store).await;
+    let known = [0x11, 0x22, 0x33].map(|byte| Write::Version { id: version_id(byte), record: version(&["a"]).into() });
+    store.commit(known.into()).await.unwrap();
     store.close().await.unwrap();
-    // As the first schema left it.
+    // As the first schema left it, with a name for what is not known any more.
     let mut before = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(&path)).await.unwrap();
     let undo = "DROP TABLE outputs; DROP TABLE sketches; DROP TABLE forgotten; DROP TABLE dataset_versions; \
                 DROP TABLE tags; DROP TABLE removed; DROP TABLE datasets; \
@@ -101,7 +103,7 @@ async fn a_database_from_before_names_what_was_made() {
                 PRIMARY KEY (name, version)) STRICT; \
                 INSERT INTO datasets VALUES ('raw', replace(hex(zeroblob(32)), '0', '2'), 10), \
                 ('raw', replace(hex(zeroblob(32)), '0', '1'), 30), ('raw', replace(hex(zeroblob(32)), '0', '3'), 20), \
-                ('also', replace(hex(zeroblob(32)), '0', '3'), 5); \
+                ('also', replace(hex(zeroblob(32)), '0', '3'), 5), ('also', replace(hex(zeroblob(32)), '0', '9'), 6); \
                 PRAGMA user_version = 1;";
     sqlx::raw_sql(undo).execute(&mut before).await.unwrap();
     before.close().await.unwrap();

@@ -96,6 +96,8 @@ pub struct Candidate {
     /// Higher is newer.
     pub number: u64,
     pub at: Timestamp,
+    /// Whether it failed its expectations, so that stages don't get it.
+    pub failed: bool,
     /// What keeps it whatever the rules say.
     pub holds: Vec<Reason>,
 }
@@ -104,6 +106,8 @@ pub struct Candidate {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     Newest,
+    /// Newer ones failed their expectations.
+    NewestAsExpected,
     Rule(Rule),
     Tag(Tag),
     /// The run, or a service of it, is not over.
@@ -123,6 +127,9 @@ pub fn retained<'r>(
     let mut kept: BTreeMap<u64, Vec<Reason>> = BTreeMap::new();
     if let Some(newest) = newest_first.first() {
         kept.entry(newest.number).or_default().push(Reason::Newest);
+    }
+    if let Some(good) = newest_first.iter().find(|version| !version.failed).filter(|_| newest_first[0].failed) {
+        kept.entry(good.number).or_default().push(Reason::NewestAsExpected);
     }
     for version in &newest_first {
         for hold in &version.holds {
@@ -250,6 +257,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Newest => f.write_str("the newest"),
+            Reason::NewestAsExpected => f.write_str("the newest that is as expected"),
             Reason::Rule(rule) => write!(f, "{rule}"),
             Reason::Tag(tag) => write!(f, "tag {tag}"),
             Reason::Run(run) => write!(f, "run {run}"),

@@ -57,7 +57,8 @@ fn what_is_wrong_is_told_with_its_place() {
 
 /// Versions numbered from one, each so many milliseconds before noon.
 fn versions(ages: &[i64]) -> Vec<Candidate> {
-    let one = |(number, age): (u64, &i64)| Candidate { number, at: Timestamp(NOON - age), holds: vec![] };
+    let one =
+        |(number, age): (u64, &i64)| Candidate { number, at: Timestamp(NOON - age), failed: false, holds: vec![] };
     (1..).zip(ages).map(one).collect()
 }
 
@@ -92,7 +93,7 @@ fn the_newest_of_each_period_stays() {
 #[test]
 fn leap_days_belong_to_february() {
     // 2024-02-28, -29, 2024-03-01, and 1969-12-31, 1970-01-01.
-    let at = |day: i64| Candidate { number: (day + 10) as u64, at: Timestamp(day * DAY), holds: vec![] };
+    let at = |day: i64| Candidate { number: (day + 10) as u64, at: Timestamp(day * DAY), failed: false, holds: vec![] };
     let months = |days: &[i64]| {
         let all: Vec<_> = days.iter().copied().map(at).collect();
         let kept = retained(&all, rules("monthly for 100 years").iter(), Timestamp(days[days.len() - 1] * DAY));
@@ -111,6 +112,14 @@ fn every_reason_is_told() {
     assert_eq!(words(1), "tag prod, run flights-7");
     assert_eq!(words(2), "last 2, daily for 3 days");
     assert_eq!(words(3), "the newest, last 2, daily for 3 days");
+    let mut all = versions(&[9 * DAY, 5 * DAY, DAY, 0]);
+    (all[2].failed, all[3].failed) = (true, true);
+    let kept = retained(&all, rules("last 1").iter(), Timestamp(NOON));
+    let words = |number: u64| kept[&number].iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    assert_eq!(
+        (kept.len(), words(2).as_str(), words(4).as_str()),
+        (2, "the newest that is as expected", "the newest, last 1")
+    );
 }
 
 fn any_period() -> impl Strategy<Value = Period> {
@@ -134,9 +143,9 @@ fn any_versions() -> impl Strategy<Value = Vec<Candidate>> {
         1 => Just(vec![Reason::Run("p-1".parse().unwrap())]),
         1 => Just(vec![Reason::Tag(Tag::new("prod").unwrap())]),
     ];
-    proptest::collection::vec((0i64..60 * DAY, hold), 0..30).prop_map(|mut all| {
-        all.sort_by_key(|(age, _)| std::cmp::Reverse(*age / (3 * HOUR)));
-        let one = |(number, (age, holds))| Candidate { number, at: Timestamp(NOON - age), holds };
+    proptest::collection::vec((0i64..60 * DAY, any::<bool>(), hold), 0..30).prop_map(|mut all| {
+        all.sort_by_key(|(age, ..)| std::cmp::Reverse(*age / (3 * HOUR)));
+        let one = |(number, (age, failed, holds))| Candidate { number, at: Timestamp(NOON - age), failed, holds };
         (1..).zip(all).map(one).collect()
     })
 }
@@ -151,6 +160,10 @@ proptest! {
         let kept = keep(&all, &rules);
         if let Some(newest) = all.last() {
             prop_assert!(kept[&newest.number].contains(&Reason::Newest));
+        }
+        // Stages are never left without what they could have had.
+        if let Some(good) = all.iter().rev().find(|version| !version.failed) {
+            prop_assert!(kept.contains_key(&good.number));
         }
         for version in all.iter().filter(|version| !version.holds.is_empty()) {
             prop_assert!(version.holds.iter().all(|hold| kept[&version.number].contains(hold)));

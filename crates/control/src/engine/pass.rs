@@ -37,6 +37,10 @@ pub(super) struct Task {
     /// Sites that were reachable in the last pass.
     reachable: BTreeSet<SiteId>,
     decided: Timestamp,
+    /// Versions that lost a name while something live needed them.
+    unnamed: BTreeSet<VersionId>,
+    /// Something live was let go of since they were looked at.
+    retired: bool,
 }
 
 impl Task {
@@ -72,7 +76,8 @@ impl Task {
         world.forget_questions();
         let heard = world.sites.values().filter_map(|site| Some((site.info.id.clone(), site.heard?))).collect();
         let decided = Timestamp(i64::MIN);
-        Task { world, store, clock, events, wakes, heard, pruned: None, reachable: BTreeSet::new(), decided }
+        let (reachable, unnamed) = (BTreeSet::new(), BTreeSet::new());
+        Task { world, store, clock, events, wakes, heard, pruned: None, reachable, decided, unnamed, retired: false }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
@@ -123,12 +128,10 @@ impl Task {
         all.append(&mut writes);
         self.write_heard(now, &mut all);
         self.prune(now, &mut all);
-        // What got a name anew in this very pass has it here; of outputs' names the store knows.
-        let due = unnamed.into_iter().filter(|version| !self.world.is_named(*version) && !self.world.needs(version));
-        all.extend(due.map(|version| Write::DropVersion { version }));
+        self.drop_unnamed(unnamed, &mut all);
         self.commit(all).await;
         if runs_touched {
-            self.world.retire();
+            self.retired |= !self.world.retire().is_empty();
         }
         wake.iter().for_each(|site| self.wakes.ring(site));
         answers.into_iter().for_each(|answer| answer());
@@ -259,6 +262,23 @@ impl Task {
                 self.heard.insert(site.info.id.clone(), heard.min(now));
             }
         }
+    }
+
+    /// What lost its last name may go, unless something live needs it: then when that is over.
+    fn drop_unnamed(&mut self, unnamed: BTreeSet<VersionId>, writes: &mut Vec<Write>) {
+        if unnamed.is_empty() && !std::mem::take(&mut self.retired) {
+            return;
+        }
+        self.unnamed.extend(unnamed);
+        let (world, mut left) = (&self.world, BTreeSet::new());
+        // What got a name anew in this very pass has it here; of outputs' names the store knows.
+        for version in std::mem::take(&mut self.unnamed).into_iter().filter(|version| !world.is_named(*version)) {
+            match world.needs(&version) {
+                true => drop(left.insert(version)),
+                false => writes.push(Write::DropVersion { version }),
+            }
+        }
+        self.unnamed = left;
     }
 
     fn prune(&mut self, now: Timestamp, writes: &mut Vec<Write>) {

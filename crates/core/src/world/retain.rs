@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{By, Dataset, Refusal, World};
+use crate::facts::Checked;
 use crate::ids::{Name, RunId, VersionId};
 use crate::retention::{Candidate, Reason, Rule, Rules, retained};
 use crate::time::{Millis, Timestamp};
@@ -80,7 +81,9 @@ impl World {
                     holds.push(Reason::Young);
                 }
             }
-            Candidate { number: *number, at: named.at, holds }
+            let checked = self.versions.get(&named.version).and_then(|known| known.facts.checked.as_ref());
+            let failed = checked.is_some_and(Checked::failed);
+            Candidate { number: *number, at: named.at, failed, holds }
         };
         record.versions.iter().rev().map(candidate).collect()
     }
