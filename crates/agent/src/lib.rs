@@ -9,6 +9,7 @@ mod clock;
 pub mod config;
 mod encryption;
 pub mod fetch;
+mod holds;
 pub mod host;
 mod journal;
 pub mod lease;
@@ -131,6 +132,7 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
         revoked,
         control_time: control_time.clone(),
         gc_grace: options.gc_grace,
+        holds: Arc::default(),
     });
     let mind = mind::Mind::load(layout.journal(), driver, fetcher, wakes.clone())?;
     tokio::spawn(answer::serve_sites(endpoint.clone(), store, site.clone(), grant_key, revoked_seen, control_time));

@@ -189,6 +189,7 @@ mod tests {
             revoked: watch::channel(Default::default()).0,
             control_time: Default::default(),
             gc_grace: None,
+            holds: Arc::default(),
         });
         tokio::spawn(hold(config, own, answerer, wakes, line));
         tokio::spawn(async move { while woken.recv().await.is_some() {} });

@@ -128,6 +128,10 @@ pub enum Call {
     List {
         version: VersionId,
     },
+    /// Leave this version alone for an hour, if it is here whole: it is about to get a name.
+    Hold {
+        version: VersionId,
+    },
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -21,4 +21,5 @@ mod runs;
 #[path = "../../../connect/tests/servers/mod.rs"]
 mod servers;
 mod tracking;
+mod versions;
 mod world;

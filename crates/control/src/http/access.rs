@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use tombolo_api::wire::{AuditEntry, Role, TokenInfo};
 use tombolo_core::Timestamp;
 use tombolo_core::spec::ProjectSpec;
+use tombolo_core::world::By;
 
 use super::Shared;
 use super::fault::Fault;
@@ -67,6 +68,11 @@ pub const RULES: &[(&str, &str, Door)] = &[
     ("GET", "/v1/datasets/{name}", Needs(Viewer)),
     ("GET", "/v1/datasets/{name}/versions", Needs(Viewer)),
     ("DELETE", "/v1/datasets/{name}/versions/{version}", Needs(Member)),
+    ("GET", "/v1/datasets/{name}/removed", Needs(Viewer)),
+    ("POST", "/v1/datasets/{name}/prune", Needs(Member)),
+    ("POST", "/v1/datasets/{name}/restore", Needs(Member)),
+    ("PUT", "/v1/datasets/{name}/tags/{tag}", Needs(Member)),
+    ("DELETE", "/v1/datasets/{name}/tags/{tag}", Needs(Member)),
     ("GET", "/v1/outputs", Needs(Viewer)),
     ("GET", "/v1/outputs/{project}/{output}", Needs(Viewer)),
     ("DELETE", "/v1/outputs/{project}/{output}/{run}", Needs(Member)),
@@ -122,6 +128,11 @@ impl Caller {
              where its inputs must stay"
         );
         Err(Fault::forbidden("may-not-release", title).hint(hint))
+    }
+
+    /// Whose doing a change is.
+    pub fn by(&self, at: Timestamp) -> By<'_> {
+        By { who: self.who(), at }
     }
 
     /// The record of something that was done, to be written together with it.

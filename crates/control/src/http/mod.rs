@@ -16,10 +16,13 @@ mod logs;
 mod once;
 mod outputs;
 mod plans;
+mod prune;
 mod residency;
+mod restore;
 mod runs;
 mod secrets;
 mod sites;
+mod tags;
 mod tokens;
 mod tracking;
 mod versions;
@@ -135,6 +138,10 @@ fn all() -> OpenApiRouter<Shared> {
         .routes(routes!(datasets::show))
         .routes(routes!(datasets::versions))
         .routes(routes!(datasets::drop_version))
+        .routes(routes!(prune::prune))
+        .routes(routes!(restore::removed))
+        .routes(routes!(restore::restore))
+        .routes(routes!(tags::put, tags::remove))
         .routes(routes!(outputs::list))
         .routes(routes!(outputs::versions))
         .routes(routes!(outputs::unname))

@@ -215,6 +215,7 @@ pub fn fill(path: &str) -> String {
         ("{project}", "nope"),
         ("{output}", "nope"),
         ("{site}", "nope"),
+        ("{tag}", "nope"),
         ("{from}", "nope"),
         ("{to}", "other"),
         ("{id}", "nope"),

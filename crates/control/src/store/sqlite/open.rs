@@ -15,6 +15,7 @@ const SCHEMA: Schema = Schema {
         include_str!("../../../migrations/0002_outputs.sql"),
         include_str!("../../../migrations/0003_sketches.sql"),
         include_str!("../../../migrations/0004_forgotten.sql"),
+        include_str!("../../../migrations/0005_names.sql"),
     ],
 };
 
