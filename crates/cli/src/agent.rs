@@ -20,7 +20,7 @@ Examples:
   tombolo agent join 127.0.0.1:7070 --token <token> --name onprem --label visibility=private
   tombolo agent join control.example:7070 --token <token> --site-file site.yaml
   tombolo agent join control.example:7070 --token <token> --name cloud --store s3://bucket/tombolo
-  tombolo agent join control.example:7070 --token <token> --name second --store s3://bucket/tombolo --store-key store.key
+  tombolo agent join control.example:7070 --token <token> --name lab --encrypt on
   tombolo agent run --dir ~/.tombolo/sites/onprem
 
 `tombolo site token` makes the token to join with. An agent dials out and needs no port that others can reach.";
@@ -63,8 +63,8 @@ struct Join {
     /// Whether a new store is encrypted; on where the site has the label visibility=public, off elsewhere
     #[arg(long, value_name = "on|off", value_parser = on_or_off)]
     encrypt: Option<Encrypt>,
-    /// The file of the key for an encrypted store, 64 hex digits, as all sites need it that share a bucket; unless
-    /// given, one is made in the site's directory
+    /// The key of an encrypted store: a file with 64 hex digits. Sites that share a bucket share its key; without this
+    /// one is made in the site's directory
     #[arg(long, value_name = "FILE")]
     store_key: Option<PathBuf>,
     /// Only join
