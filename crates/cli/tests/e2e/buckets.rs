@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Output;
 
 use super::servers::s3;
-use super::world::World;
+use super::world::{SOON, World, wait};
 
 const KEPT: &str = "
 project: kept
@@ -45,10 +45,14 @@ fn a_site_that_lost_its_store_has_lost_no_data() {
     assert!(objects > 0, "nothing is in the bucket");
 
     // All of it but the key, which says which site it is, and what it was told when it joined.
+    let log = world.path("here.log");
+    let starts = || fs::read_to_string(&log).unwrap_or_default().matches("site here runs").count();
+    let before = starts();
     world.kill_agent("here");
     fs::remove_dir_all(world.site_dir("here").join("store")).unwrap();
     world.start_agent("here");
-    world.wait_site("here", "up");
+    // To the control plane it is up all the while; its store is there again when the agent says that it runs.
+    wait(SOON, "the agent runs again", || (starts() > before).then_some(()));
     let to = world.path("got");
     ok(&world, &env, &["data", "get", "kept/copied", to.to_str().unwrap()]);
     assert_eq!(fs::read_to_string(to.join("raw.csv")).unwrap(), TEXT);
