@@ -15,6 +15,7 @@ use tombolo_data::VerifyOptions;
 const STORE: &str = "TOMBOLO_TEST_CRASH_STORE";
 const ROLE: &str = "TOMBOLO_TEST_CRASH_ROLE";
 const ROUNDS: u64 = 24;
+const FIRST_ACK_MAX: Duration = Duration::from_secs(120);
 
 /// What the killed process does; without the variables it is no test.
 #[test]
@@ -59,12 +60,35 @@ fn acked(line: &str) -> Option<VersionId> {
     line.split_once("ack ").and_then(|(_, version)| version.trim().parse().ok())
 }
 
+/// When a process is killed.
+#[derive(Clone, Copy)]
+enum After {
+    /// Since it was started.
+    Start(Duration),
+    /// Since its first acknowledgement, of which a busy machine sees few in a short time.
+    FirstAck(Duration),
+}
+
+impl After {
+    fn round(round: u64, span: Duration) -> After {
+        if round.is_multiple_of(2) { After::FirstAck(span) } else { After::Start(span) }
+    }
+}
+
 /// Reads acknowledgements until the time is over, kills, and reads what is left.
-fn run_and_kill(store: &Path, role: &str, after: Duration) -> Vec<VersionId> {
+fn run_and_kill(store: &Path, role: &str, after: After) -> Vec<VersionId> {
     let mut child = spawn(store, role);
     let (pid, began) = (nix::unistd::Pid::from_raw(child.id() as i32), Instant::now());
+    let (acknowledged, first) = std::sync::mpsc::channel();
     let killer = std::thread::spawn(move || {
-        std::thread::sleep(after.saturating_sub(began.elapsed()));
+        match after {
+            After::Start(span) => std::thread::sleep(span.saturating_sub(began.elapsed())),
+            After::FirstAck(span) => {
+                // A child that never gets so far is killed as well, and found wanting by its test.
+                let _ = first.recv_timeout(FIRST_ACK_MAX);
+                std::thread::sleep(span);
+            }
+        }
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     });
     let mut versions = Vec::new();
@@ -72,6 +96,8 @@ fn run_and_kill(store: &Path, role: &str, after: Duration) -> Vec<VersionId> {
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
         let Some(version) = acked(&line.unwrap()) else { continue };
         versions.push(version);
+        // Nobody waits for it where the time is since the start.
+        let _ = acknowledged.send(());
         if role == "gc" {
             let kept = open(store);
             kept.pin("acknowledged", &versions.iter().copied().collect()).unwrap();
@@ -114,7 +140,7 @@ fn killed_while_adding() {
     let mut versions = Vec::new();
     for round in 0..ROUNDS {
         let after = Duration::from_millis(20 + round * 37 % 240);
-        versions.extend(run_and_kill(dir.as_path(), "add", after));
+        versions.extend(run_and_kill(dir.as_path(), "add", After::round(round, after)));
         if round % 2 == 1 {
             tear_index(dir.as_path(), round);
         }
@@ -138,7 +164,7 @@ fn killed_while_collecting() {
     let mut acknowledged = 0;
     for round in 0..ROUNDS {
         let after = Duration::from_millis(20 + round * 53 % 300);
-        let versions = run_and_kill(dir.as_path(), "gc", after);
+        let versions = run_and_kill(dir.as_path(), "gc", After::round(round, after));
         acknowledged += versions.len();
         // The last one may not have been pinned when a gc of its own began; it waits for the pin, so it was.
         check_whole(dir.as_path(), &versions);
@@ -154,8 +180,9 @@ fn several_processes_at_once() {
     open(dir.as_path());
     let path = dir.as_path();
     std::thread::scope(|scope| {
-        let adders: Vec<_> =
-            (0..2).map(|_| scope.spawn(|| run_and_kill(path, "add", Duration::from_millis(900)))).collect();
+        let adders: Vec<_> = (0..2)
+            .map(|_| scope.spawn(|| run_and_kill(path, "add", After::FirstAck(Duration::from_millis(900)))))
+            .collect();
         let store = open(path);
         for _ in 0..30 {
             // Everything that has a manifest is kept; unfinished adds and their packs are what gc may get wrong.

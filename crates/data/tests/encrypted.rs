@@ -4,6 +4,8 @@
 
 #[path = "crash.rs"]
 mod crash;
+#[path = "decoders.rs"]
+mod decoders;
 mod help;
 #[path = "store.rs"]
 mod store;
