@@ -52,7 +52,7 @@ fn a_number_is_given_once() {
     assert_eq!(play.name_raw("one"), 4);
     play.unname_raw(Which::Version(version("one")), false).unwrap();
     assert_eq!(play.raw(), "2:two");
-    assert!(!play.world.is_named(version("one")) && play.world.is_named(version("two")));
+    assert_eq!(play.world.named_among(&[version("one"), version("two")].into()), [version("two")].into());
     play.unname_raw(Which::Number(2), false).unwrap();
     assert_eq!(play.unname_raw(Which::Number(2), false).unwrap_err(), Refusal::NoDataset(name("raw")));
     // A dataset that is empty has not forgotten what it gave out.
@@ -269,7 +269,7 @@ fn another_name_keeps_a_version_whatever_one_dataset_lets_go() {
     play.world.prune(&name("raw"), Some(&rules("last 1")), by).unwrap();
     play.settle();
     assert!(play.unnamed.contains(&version("one")), "it is looked at");
-    assert!(play.world.is_named(version("one")) && !play.world.is_named(version("two")));
+    assert_eq!(play.world.named_among(&[version("one"), version("two")].into()), [version("one")].into());
 }
 
 #[test]
