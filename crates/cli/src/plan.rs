@@ -10,12 +10,14 @@ use tombolo_api::wire::{ExpectedData, NewPlan, PlanView};
 use tombolo_core::placement::{Outcome, Placement, Source, Terms};
 use tombolo_core::resources::bytes;
 use tombolo_core::spec::Objective;
-use tombolo_core::{Name, RunId};
+use tombolo_core::{Name, RunId, VersionId};
 
+use crate::data::Reference;
 use crate::failure::Failure;
 use crate::names;
 use crate::project::{Project, objective};
 use crate::render;
+use crate::run::pins;
 use crate::session::{Global, Output, Session};
 use crate::upload::Nearest;
 
@@ -24,6 +26,7 @@ Examples:
   tombolo plan                      the project in this directory; where there is none, the newest run
   tombolo plan examples/flights     another project
   tombolo plan flights-7            what was decided for a run
+  tombolo plan --at raw@v3          with an earlier version of a dataset
   tombolo plan --objective cost --output json";
 
 /// Sites whose reasons a refusal lists.
@@ -38,6 +41,9 @@ pub struct Plan {
     /// What to minimise: `time`, `cost`, or the weight of time from 0 to 1
     #[arg(long, value_parser = objective)]
     objective: Option<Objective>,
+    /// With this version of a dataset, and not the newest or what its path holds
+    #[arg(long, value_name = "NAME@VERSION")]
+    at: Vec<Reference>,
 }
 
 pub async fn run(global: &Global, args: Plan) -> Result<(), Failure> {
@@ -45,9 +51,15 @@ pub async fn run(global: &Global, args: Plan) -> Result<(), Failure> {
     let is_project = path.is_file() || path.join(FILE_NAME).is_file() || (args.what.is_some() && path.exists());
     let plan = if is_project {
         // Faults are told before anybody is asked anything.
-        let project = Project::load(&path)?;
-        of_project(&Session::open(global)?, &project, args.objective).await?
+        let mut project = Project::load(&path)?;
+        let session = Session::open(global)?;
+        let pins = pins(&session, &mut project, args.at).await?;
+        of_project(&session, &project, args.objective, &pins).await?
     } else {
+        if !args.at.is_empty() {
+            return Err(Failure::usage("--at is for planning a project, and this is a run")
+                .because("what a run reads was decided when it was submitted"));
+        }
         let session = Session::open(global)?;
         let run = match &args.what {
             Some(text) => names::run(&session, text).await?,
@@ -68,9 +80,10 @@ pub async fn of_project(
     session: &Session,
     project: &Project,
     objective: Option<Objective>,
+    pins: &BTreeMap<Name, VersionId>,
 ) -> Result<PlanView, Failure> {
     let expected = expected(session, project).await?;
-    let body = NewPlan { project: project.spec.clone(), expected, objective };
+    let body = NewPlan { project: project.spec.clone(), expected, data: pins.clone(), objective };
     Ok(session.create("/v1/plan", &body).await?)
 }
 

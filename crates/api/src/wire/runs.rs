@@ -33,6 +33,10 @@ pub struct NewPlan {
     #[serde(default)]
     #[schema(value_type = Object)]
     pub expected: BTreeMap<Name, ExpectedData>,
+    /// Versions of the other datasets; of those that are not here, the newest.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub data: BTreeMap<Name, VersionId>,
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub objective: Option<Objective>,

@@ -22,7 +22,8 @@ use crate::failure::Failure;
 use crate::render;
 use crate::session::{Global, Session};
 
-use reference::{Means, Named, Reference, Which, find, number_or_digits};
+use reference::{Means, Named, Which, number_or_digits};
+pub use reference::{Reference, find};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -98,7 +98,7 @@ async fn play(session: &Session, args: &Demo, dir: &std::path::Path) -> Result<(
     let project = Project::load(&project_dir)?;
 
     eprintln!("\n== the plan of {}", project_dir.display());
-    eprint!("{}", plan::text(&plan::of_project(session, &project, None).await?));
+    eprint!("{}", plan::text(&plan::of_project(session, &project, None, &Default::default()).await?));
     eprintln!("\n== submitting");
     let SubmittedRun { id, .. } = submit(session, &project, &SubmitOptions::default()).await?;
     eprintln!("\n== the run");

@@ -1,6 +1,7 @@
 //! `tombolo run`: submits a project and follows it to its end.
 
 mod follow;
+mod pins;
 mod submit;
 mod summary;
 
@@ -12,9 +13,11 @@ use tombolo_core::spec::Objective;
 use tombolo_core::{RunId, SiteId};
 
 pub use follow::{FollowOptions, Followed, follow, follow_or_detach, is_over};
+pub use pins::pins;
 pub use submit::{SubmitOptions, SubmittedRun, submit};
 pub use summary::{summary, verdict};
 
+use crate::data::Reference;
 use crate::failure::Failure;
 use crate::project::objective;
 use crate::session::{Global, Output, Session};
@@ -26,6 +29,7 @@ Examples:
   tombolo run examples/flights --detach
   tombolo run --force               also what an earlier run has done already
   tombolo run --objective cost
+  tombolo run --at raw@v3           with an earlier version of a dataset
   tombolo run --allow-failed        also with data that is not what it is expected to be
 
 Ctrl-C stops following; the run goes on.";
@@ -48,6 +52,9 @@ pub struct Run {
     /// What to minimise: `time`, `cost`, or the weight of time from 0 to 1
     #[arg(long, value_parser = objective)]
     objective: Option<Objective>,
+    /// Read this version of a dataset, and not the newest or what its path holds
+    #[arg(long, value_name = "NAME@VERSION")]
+    at: Vec<Reference>,
     /// The site on this machine that gets the code, and the data that may be there
     #[arg(long)]
     site: Option<SiteId>,
@@ -57,14 +64,15 @@ pub struct Run {
 }
 
 pub async fn run(global: &Global, args: Run) -> Result<(), Failure> {
-    let options = SubmitOptions { force: args.force, objective: args.objective, site: args.site };
     let mut project = crate::project::Project::load(&args.path)?;
     if args.allow_failed {
         project.spec.allow_failed();
     }
     let session = Session::open(global)?;
+    let pins = pins(&session, &mut project, args.at).await?;
+    let options = SubmitOptions { force: args.force, objective: args.objective, site: args.site, pins };
     // Of the whole project: a run's own plan grows with it, as each stage is decided when its inputs are there.
-    let plan = plan::of_project(&session, &project, args.objective).await?;
+    let plan = plan::of_project(&session, &project, args.objective, &options.pins).await?;
     eprint!("{}", plan::text(&plan));
     if !args.wait_for_site {
         plan::refuse_hopeless(&plan)?;

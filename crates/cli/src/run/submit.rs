@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tombolo_api::wire::{DatasetInfo, NewRun, RunView};
 use tombolo_core::spec::{DataSpec, Objective};
-use tombolo_core::{Name, Residency, RunId, SiteId};
+use tombolo_core::{Name, Residency, RunId, SiteId, VersionId};
 
 use crate::failure::Failure;
 use crate::home::LocalSite;
@@ -24,6 +24,8 @@ pub struct SubmitOptions {
     pub objective: Option<Objective>,
     /// The site on this machine that gets code and data; none: the nearest that may have them.
     pub site: Option<SiteId>,
+    /// Versions of datasets that are read instead of the newest.
+    pub pins: BTreeMap<Name, VersionId>,
 }
 
 #[derive(Debug, Clone)]
@@ -36,8 +38,8 @@ pub async fn submit(session: &Session, project: &Project, options: &SubmitOption
     let ignore = project.ignored()?;
     let nearest = Nearest::find(session).await?;
     let mut stored = Vec::new();
-    let mut data = BTreeMap::new();
-    for (name, spec) in &project.spec.data {
+    let mut data = options.pins.clone();
+    for (name, spec) in project.spec.data.iter().filter(|(name, _)| !options.pins.contains_key(*name)) {
         let added = match &spec.path {
             Some(path) => Some(dataset(session, &nearest, options, name, spec, project.dir.join(path)).await?),
             None => None,

@@ -324,5 +324,19 @@ fn a_stolen_member_token_gets_nothing_out() {
     assert_eq!(ask(&guarded.world, &guarded.stolen, "POST", "/v1/versions", &again).0, 201);
     assert_eq!(residency(&guarded.world, &guarded.admin, id).as_deref(), Some("home"), "it came back under its rules");
     guarded.refuses("POST", &format!("/v1/versions/{version}/replicas"), json!({ "site": "away" }));
+    // And by what is brought back from among those that lost their names.
+    let world = &guarded.world;
+    assert_eq!(
+        ask(world, &guarded.stolen, "DELETE", &format!("/v1/datasets/again/versions/{version}"), &Value::Null).0,
+        204
+    );
+    assert_eq!(residency(world, &guarded.admin, id), None, "it is forgotten again");
+    let back = json!({ "version": version, "reason": "none that is good" });
+    // The site's line to the new control plane may take its time.
+    wait(SOON, "it is brought back", || {
+        (ask(world, &guarded.stolen, "POST", "/v1/datasets/again/restore", &back).0 == 201).then_some(())
+    });
+    assert_eq!(residency(world, &guarded.admin, id).as_deref(), Some("home"), "it came back under its rules");
+    guarded.refuses("POST", &format!("/v1/versions/{version}/replicas"), json!({ "site": "away" }));
     guarded.check("after names were taken away and given anew");
 }

@@ -97,6 +97,17 @@ fn what_no_rule_keeps_is_shown_goes_and_can_come_back() {
     world.ok(&["data", "restore", "raw@v2"]);
     assert_eq!(got(&world, "raw", &[]), "two");
 
+    // A run may read an earlier version.
+    let yaml = "project: q\ndata: { raw: raw.txt }\nstages: { a: { run: 'cp inputs/raw/raw.txt outputs/o/', in: [raw], out: [o] } }\n";
+    let project = world.project("q", yaml, &[("raw.txt", "newer")]);
+    world.ok(&["run", &project, "--at", "raw@prod"]);
+    let dest = world.path("o");
+    world.ok(&["data", "get", "q/o", dest.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(dest.join("raw.txt")).unwrap(), "one");
+    let refused = world.cli(&["run", &project, "--at", "other@v1"]);
+    assert!(refused.code == 2 && refused.err.contains("other is no dataset of the project"), "{refused}");
+    assert!(world.ok(&["plan", &project, "--at", "raw@prod"]).contains('a'));
+
     // A project's rule is known once a run of it was submitted.
     let yaml = "project: p\ndata: { raw: { retain: 'last 2, daily for 30 days' } }\nstages: { a: { run: 'cat inputs/raw/raw.txt', in: [raw] } }\n";
     world.ok(&["run", &world.project("p", yaml, &[])]);

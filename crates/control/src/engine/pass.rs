@@ -270,15 +270,11 @@ impl Task {
             return;
         }
         self.unnamed.extend(unnamed);
-        let (world, mut left) = (&self.world, BTreeSet::new());
         // What got a name anew in this very pass has it here; of outputs' names the store knows.
-        for version in std::mem::take(&mut self.unnamed).into_iter().filter(|version| !world.is_named(*version)) {
-            match world.needs(&version) {
-                true => drop(left.insert(version)),
-                false => writes.push(Write::DropVersion { version }),
-            }
-        }
-        self.unnamed = left;
+        let named = self.world.named_among(&self.unnamed);
+        self.unnamed.retain(|version| !named.contains(version));
+        let due: Vec<_> = self.unnamed.extract_if(.., |version| !self.world.needs(version)).collect();
+        writes.extend(due.into_iter().map(|version| Write::DropVersion { version }));
     }
 
     fn prune(&mut self, now: Timestamp, writes: &mut Vec<Write>) {

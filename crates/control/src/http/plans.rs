@@ -43,8 +43,8 @@ pub(super) async fn plan(
 }
 
 fn make(mut world: World, now: Timestamp, wanted: NewPlan) -> Result<PlanView, Fault> {
-    let NewPlan { mut project, expected, objective } = wanted;
-    let mut data = std::collections::BTreeMap::new();
+    let NewPlan { mut project, expected, mut data, objective } = wanted;
+    runs::only_of(&project, &data)?;
     // Where things would go is told also of data that a run would refuse.
     project.allow_failed();
     for (name, ExpectedData { bytes, site }) in expected {

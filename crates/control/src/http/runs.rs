@@ -54,10 +54,7 @@ pub(super) async fn submit(
 ) -> Result<Response, Fault> {
     check::project(&value.project)?;
     caller.may_release(&value.project)?;
-    if let Some(name) = value.data.keys().find(|name| !value.project.data.contains_key(*name)) {
-        let title = format!("the run names a version of {name}, which is no dataset of the project");
-        return Err(Fault::invalid("no-such-dataset", title));
-    }
+    only_of(&value.project, &value.data)?;
     Create::new(caller, key, &hash)
         .perform(shared, std::future::ready(Ok(())), move |world, now, caller, ()| {
             let NewRun { project, code, mut data, force, .. } = value;
@@ -74,6 +71,17 @@ pub(super) async fn submit(
             Ok((views::run(record), vec![audit]))
         })
         .await
+}
+
+/// Refuses versions of datasets that the project does not have.
+pub(super) fn only_of(project: &ProjectSpec, data: &BTreeMap<Name, VersionId>) -> Result<(), Fault> {
+    match data.keys().find(|name| !project.data.contains_key(*name)) {
+        None => Ok(()),
+        Some(name) => {
+            let title = format!("the run names a version of {name}, which is no dataset of the project");
+            Err(Fault::invalid("no-such-dataset", title))
+        }
+    }
 }
 
 /// Of each dataset of which no version is named, the newest that it has.

@@ -3,7 +3,7 @@
 //! A name is given, taken away and counted here, where one change follows the other: so a version is never forgotten
 //! while somebody names it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -181,9 +181,10 @@ impl World {
         self.datasets.get(dataset)?.newest().map(|(_, named)| named.version)
     }
 
-    /// Whether some dataset names a version.
-    pub fn is_named(&self, version: VersionId) -> bool {
-        self.datasets.values().any(|dataset| dataset.numbers(version).next().is_some())
+    /// Those of the versions that some dataset names.
+    pub fn named_among(&self, versions: &BTreeSet<VersionId>) -> BTreeSet<VersionId> {
+        let named = self.datasets.values().flat_map(|dataset| dataset.versions.values());
+        named.map(|named| named.version).filter(|version| versions.contains(version)).collect()
     }
 
     /// Takes a version's name away: refused while a live run reads it, and while it has a tag, unless its tags may go

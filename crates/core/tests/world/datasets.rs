@@ -52,7 +52,7 @@ fn a_number_is_given_once() {
     assert_eq!(play.name_raw("one"), 4);
     play.unname_raw(Which::Version(version("one")), false).unwrap();
     assert_eq!(play.raw(), "2:two");
-    assert!(!play.world.is_named(version("one")) && play.world.is_named(version("two")));
+    assert_eq!(play.world.named_among(&[version("one"), version("two")].into()), [version("two")].into());
     play.unname_raw(Which::Number(2), false).unwrap();
     assert_eq!(play.unname_raw(Which::Number(2), false).unwrap_err(), Refusal::NoDataset(name("raw")));
     // A dataset that is empty has not forgotten what it gave out.
@@ -211,15 +211,17 @@ fn what_no_rule_keeps_loses_its_name_when_the_rule_is_said() {
 #[test]
 fn a_version_stays_if_one_of_several_projects_keeps_it() {
     let mut play = six_days();
-    say(&mut play, "p-1", "six", Some("last 4"));
-    say(&mut play, "q-1", "six", Some("last 1"));
+    say(&mut play, "q-1", "six", Some("last 4"));
+    for project in ["p-1", "s-1"] {
+        say(&mut play, project, "six", Some("last 1"));
+    }
     assert_eq!(play.raw(), "3:three 4:four 5:five 6:six");
     // A project that reads it without a rule of its own asks for nothing.
     say(&mut play, "r-1", "six", None);
-    say(&mut play, "p-2", "six", Some("last 2"));
+    say(&mut play, "q-2", "six", Some("last 2"));
     assert_eq!(play.raw(), "5:five 6:six");
     let record = &play.world.datasets[&name("raw")];
-    assert_eq!(record.rules_in_words(), "last 2 (project p); last 1 (project q)");
+    assert_eq!(record.rules_in_words(), "last 1 (project p); last 2 (project q); last 1 (project s)");
 }
 
 #[test]
@@ -267,7 +269,7 @@ fn another_name_keeps_a_version_whatever_one_dataset_lets_go() {
     play.world.prune(&name("raw"), Some(&rules("last 1")), by).unwrap();
     play.settle();
     assert!(play.unnamed.contains(&version("one")), "it is looked at");
-    assert!(play.world.is_named(version("one")) && !play.world.is_named(version("two")));
+    assert_eq!(play.world.named_among(&[version("one"), version("two")].into()), [version("one")].into());
 }
 
 #[test]
