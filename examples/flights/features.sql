@@ -41,7 +41,6 @@ WINDOW earlier AS (PARTITION BY destination ORDER BY day RANGE BETWEEN UNBOUNDED
 -- One row for each route and day, so that the flights need a single join.
 CREATE TABLE past AS
 SELECT r.origin, r.destination, r.day,
-    r.day - b.first AS day_number,
     CASE WHEN r.day < b.first + (b.last - b.first) * 4 / 5 THEN 'train' ELSE 'test' END AS split,
     CAST(r.late AS DOUBLE) / r.n AS route_late,
     CAST(o.late AS DOUBLE) / o.n AS origin_late,
@@ -53,8 +52,11 @@ JOIN origin_past o ON o.origin = r.origin AND o.day = r.day
 JOIN destination_past d ON d.destination = r.destination AND d.day = r.day
 CROSS JOIN (SELECT min(day) AS first, max(day) AS last FROM routes) b;
 
--- Airports and times of departure are gone from here on. The rows keep the order of the input.
-SELECT p.split, p.day_number AS day, f.hour, f.weekday, f.month, f.distance,
+-- Airports, dates and times of departure are gone from here on, and so is the order of the input. Distances are in steps
+-- of 50 miles, since an exact one nearly always names its two airports.
+SELECT p.split, f.hour, f.weekday, f.month, CAST(round(f.distance / 50.0) * 50 AS INT) AS distance,
     p.route_late, p.origin_late, p.origin_late_yesterday, p.destination_late, p.destination_late_yesterday, f.late
 FROM past p
-JOIN flights f ON f.origin = p.origin AND f.destination = p.destination AND f.day = p.day;
+JOIN flights f ON f.origin = p.origin AND f.destination = p.destination AND f.day = p.day
+ORDER BY split, month, weekday, hour, distance, route_late, origin_late, origin_late_yesterday, destination_late,
+    destination_late_yesterday, late;

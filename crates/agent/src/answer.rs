@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ed25519_dalek::VerifyingKey;
 use futures_util::StreamExt;
@@ -19,6 +19,7 @@ use tombolo_data::{DataError, Store, VerifyOptions, transfer};
 
 use crate::clock::{self, ControlTime};
 use crate::fetch::Fetcher;
+use crate::holds::Holds;
 use crate::host::HostDriver;
 use crate::mind::{self, Wake};
 
@@ -41,6 +42,7 @@ pub struct Answerer {
     pub revoked: watch::Sender<Revoked>,
     pub control_time: ControlTime,
     pub gc_grace: Option<Duration>,
+    pub holds: Arc<Holds>,
 }
 
 impl Answerer {
@@ -66,6 +68,7 @@ impl Answerer {
             Call::Verify => self.verify().await,
             Call::Fetch { version } => self.fetch(version, &mut send).await?,
             Call::List { version } => self.list(version).await,
+            Call::Hold { version } => self.hold(version).await,
         };
         let last = match last {
             Ok(value) => Said::Done(value),
@@ -121,6 +124,15 @@ impl Answerer {
             Ok(json!(listed.collect::<Vec<_>>()))
         })
         .await
+    }
+
+    async fn hold(&self, version: VersionId) -> Result<serde_json::Value, String> {
+        let holds = self.holds.clone();
+        let held = self.blocking(move |store| Ok(json!(holds.hold(store, version, Instant::now())?))).await?;
+        match held {
+            serde_json::Value::Bool(true) => Ok(held),
+            _ => Err(format!("version {} is not here any more", version.short())),
+        }
     }
 
     async fn blocking(

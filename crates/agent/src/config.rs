@@ -8,6 +8,7 @@ use tombolo_api::wire::{Join, Joined};
 use tombolo_core::site::SiteInfo;
 
 use crate::AgentError;
+use crate::encryption::{self, Encrypt};
 
 /// `site.json` in the site's directory; written once, when the site joins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub struct Config {
     /// where the store is a directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
+    /// The file of the key that the store is encrypted under, from the site's directory on. None where it isn't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_key: Option<PathBuf>,
 }
 
 /// Where things are in a site's directory.
@@ -46,8 +50,14 @@ impl Layout {
     pub fn store(&self) -> PathBuf {
         self.0.join("store")
     }
+
+    /// The key that the site made for its store.
+    pub fn store_key(&self) -> PathBuf {
+        self.0.join("store.key")
+    }
 }
 
+#[derive(Clone)]
 pub struct JoinOptions {
     /// The control plane's API, such as `http://127.0.0.1:7070`.
     pub address: String,
@@ -56,21 +66,27 @@ pub struct JoinOptions {
     pub info: SiteInfo,
     /// A bucket that is to be the site's store.
     pub store: Option<String>,
+    pub encrypt: Encrypt,
+    /// The file of the key for the store; without it one is made where it is needed.
+    pub store_key: Option<PathBuf>,
 }
 
-/// Makes the site's key, has the control plane let it in, and remembers what it is told.
+/// Makes the site's keys, has the control plane let it in, and remembers what it is told.
 pub async fn join(options: JoinOptions) -> Result<Config, AgentError> {
-    let layout = Layout(options.dir);
+    let layout = Layout(options.dir.clone());
     make_dir(&layout.0)?;
     if let Ok(config) = load(&layout) {
         return Err(AgentError::Joined { dir: layout.0, site: config.info.id });
     }
+    let (at, asked) = (layout.clone(), options.clone());
+    let store_key = tokio::task::spawn_blocking(move || encryption::settle(&at, &asked)).await;
+    let store_key = store_key.map_err(|panic| io(&layout.0, std::io::Error::other(panic)))??;
     let key = tombolo_net::key(&layout.key())?;
     let client = tombolo_api::client::Client::new(&options.address, None);
     let request = Join { token: options.token, key: tombolo_net::hex(&key.public()), info: options.info.clone() };
     let joined: Joined = client.post("/v1/join", &request.key, &request).await?;
-    let config =
-        Config { info: options.info, control: joined.control, grant_key: joined.grant_key, store: options.store };
+    let JoinOptions { info, store, .. } = options;
+    let config = Config { info, control: joined.control, grant_key: joined.grant_key, store, store_key };
     let text = serde_json::to_vec_pretty(&config).expect("plain data");
     tombolo_net::write_private(&layout.config(), &text).map_err(|source| io(&layout.config(), source))?;
     Ok(config)

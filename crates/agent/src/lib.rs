@@ -7,7 +7,9 @@ pub mod answer;
 pub mod cgroup;
 mod clock;
 pub mod config;
+mod encryption;
 pub mod fetch;
+mod holds;
 pub mod host;
 mod journal;
 pub mod lease;
@@ -18,6 +20,7 @@ mod pace;
 mod pause;
 pub mod python;
 pub mod shim;
+pub mod tracking;
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,10 +33,11 @@ use tokio::sync::{mpsc, watch};
 use tombolo_api::stream::ALPN_DATA;
 use tombolo_core::SiteId;
 use tombolo_data::transfer::{BUDGET_BYTES, Budget};
-use tombolo_data::{BucketOptions, Store, StoreOptions};
+use tombolo_data::{BucketOptions, SiteKey, Store, StoreOptions};
 use tombolo_net::{BindOptions, NetError};
 
 pub use config::{JoinOptions, join};
+pub use encryption::{Encrypt, is_public};
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -55,6 +59,9 @@ pub enum AgentError {
     Net(#[from] NetError),
     #[error(transparent)]
     Client(#[from] tombolo_api::client::ClientError),
+    /// The store can't be as it was asked for.
+    #[error("{what}\nhint: {hint}")]
+    Encryption { what: String, hint: String },
     #[error(transparent)]
     Data(#[from] tombolo_data::DataError),
 }
@@ -76,7 +83,11 @@ pub struct AgentOptions {
 #[derive(Debug, Clone)]
 pub struct Started {
     pub site: SiteId,
+    /// The agent's public key, in hex: by which the control plane knows the site.
+    pub key: String,
     pub store: PathBuf,
+    /// The file of the key that the store is encrypted under.
+    pub store_key: Option<PathBuf>,
 }
 
 /// Runs a site's agent until the process is ended.
@@ -88,22 +99,32 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     cgroup::delegate();
     let store_dir = layout.store();
     let bucket = config.store.clone().map(BucketOptions::new);
-    let store = Arc::new(Store::open(&store_dir, StoreOptions { bucket, ..StoreOptions::default() })?);
+    // Shims open the store as well, wherever they are started.
+    let store_key = config.store_key.as_ref().map(|path| std::path::absolute(layout.0.join(path)));
+    let store_key = store_key.transpose().map_err(|error| config::io(&layout.0, error))?;
+    let key = store_key.as_deref().map(SiteKey::load).transpose()?;
+    let store = Arc::new(Store::open(&store_dir, StoreOptions { bucket, key, ..StoreOptions::default() })?);
     let bind = BindOptions {
         listen: options.listen.unwrap_or_else(|| listen_for(&config.control.direct)),
         alpns: vec![ALPN_DATA.to_vec()],
         relay: config.control.relay.clone(),
     };
-    let endpoint = tombolo_net::bind(tombolo_net::key(&layout.key())?, bind).await?;
+    let key = tombolo_net::key(&layout.key())?;
+    let public = tombolo_net::hex(&key.public());
+    let endpoint = tombolo_net::bind(key.clone(), bind).await?;
     let grant_key = grant_key(&layout, &config.grant_key)?;
 
     let (wakes, woken) = mpsc::channel(mind::WAKES_MAX);
-    let driver = Arc::new(host::HostDriver::new(site.clone(), layout.0.clone(), options.shim_command, seen(&wakes)));
+    let driver = host::HostDriver::new(site.clone(), &layout.0, store_key.clone(), options.shim_command, seen(&wakes));
+    let driver = Arc::new(driver);
     let (line, line_seen) = watch::channel(None);
     let budget = Budget::new(options.transfer_bytes.unwrap_or(BUDGET_BYTES));
     let mut fetcher = fetch::Fetcher::new(store.clone(), endpoint.clone(), line_seen);
     fetcher.budget = budget;
     driver.bring_with(bring(&fetcher, &wakes));
+    let signing = ed25519_dalek::SigningKey::from_bytes(&key.to_bytes());
+    let tracking = tracking::serve(site.clone(), &layout.0, signing, line.subscribe()).await;
+    driver.track_at(tracking.map_err(|source| config::io(&layout.0, source))?);
     let (revoked, revoked_seen) = watch::channel(answer::Revoked::new());
     let control_time = clock::ControlTime::default();
     let answerer = Arc::new(answer::Answerer {
@@ -116,11 +137,12 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
         revoked,
         control_time: control_time.clone(),
         gc_grace: options.gc_grace,
+        holds: Arc::default(),
     });
     let mind = mind::Mind::load(layout.journal(), driver, fetcher, wakes.clone())?;
     tokio::spawn(answer::serve_sites(endpoint.clone(), store, site.clone(), grant_key, revoked_seen, control_time));
     tokio::spawn(line::hold(config, endpoint, answerer, wakes, line));
-    started(Started { site, store: store_dir });
+    started(Started { site, key: public, store: store_dir, store_key });
     mind.run(woken).await
 }
 

@@ -169,21 +169,27 @@ mod tests {
             containers: false,
         };
         let site = info.id.clone();
-        let config =
-            Config { info, control: tombolo_net::address(&control, None), grant_key: String::new(), store: None };
+        let config = Config {
+            info,
+            control: tombolo_net::address(&control, None),
+            grant_key: String::new(),
+            store: None,
+            store_key: None,
+        };
         let store = Arc::new(Store::open(dir.path().join("store"), StoreOptions::default()).unwrap());
         let (wakes, mut woken) = mpsc::channel(100);
         let (line, seen) = watch::channel(None);
         let answerer = Arc::new(Answerer {
             site: site.clone(),
             store: store.clone(),
-            driver: Arc::new(HostDriver::new(site, dir.path(), Vec::new(), mpsc::channel(1).0)),
+            driver: Arc::new(HostDriver::new(site, dir.path(), None, Vec::new(), mpsc::channel(1).0)),
             fetcher: Fetcher::new(store, own.clone(), seen),
             journal: dir.path().join("journal"),
             mind: wakes.clone(),
             revoked: watch::channel(Default::default()).0,
             control_time: Default::default(),
             gc_grace: None,
+            holds: Arc::default(),
         });
         tokio::spawn(hold(config, own, answerer, wakes, line));
         tokio::spawn(async move { while woken.recv().await.is_some() {} });

@@ -378,7 +378,10 @@ impl Starter {
 
     async fn prepare(&self) -> Result<(), Outcome> {
         if let Some(name) = self.order.spec.secrets.iter().find(|name| !self.secrets.contains_key(*name)) {
-            let why = format!("the secret {name} is not set; set it with: tombolo secret set {name}");
+            let why = format!(
+                "the secret {name} is not set, or the control plane can't open it\n\
+                 hint: `tombolo secret ls` tells which; set it with: tombolo secret set {name}"
+            );
             return Err(Outcome::Unprepared { why });
         }
         let versions: BTreeSet<VersionId> = self.order.versions().collect();

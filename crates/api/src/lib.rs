@@ -5,5 +5,6 @@ pub mod frames;
 pub mod grant;
 pub mod problem;
 pub mod project;
+pub mod run_token;
 pub mod stream;
 pub mod wire;

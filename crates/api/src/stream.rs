@@ -36,6 +36,8 @@ pub enum Opening {
     Sync(Box<Hello>),
     /// From where may I fetch this version?
     Sources(VersionId),
+    /// A workload has something to log: what follows is HTTP/1.1, one request and its answer.
+    Track,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -124,6 +126,10 @@ pub enum Call {
     },
     /// The list of a version's files.
     List {
+        version: VersionId,
+    },
+    /// Leave this version alone for an hour, if it is here whole: it is about to get a name.
+    Hold {
         version: VersionId,
     },
 }

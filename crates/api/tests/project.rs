@@ -76,7 +76,7 @@ macro_rules! faults {
     )*};
 }
 
-faults! { syntax keys values references residency files_named imports }
+faults! { syntax keys values references residency files_named imports retain }
 
 #[test]
 fn every_key_is_read() {

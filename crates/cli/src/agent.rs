@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use tombolo_agent::{AgentError, AgentOptions, JoinOptions};
+use tombolo_agent::{AgentError, AgentOptions, Encrypt, JoinOptions, Started, is_public};
 use tombolo_core::site::SiteInfo;
 use tombolo_core::{Millis, Resources, SiteId};
 
@@ -20,6 +20,7 @@ Examples:
   tombolo agent join 127.0.0.1:7070 --token <token> --name onprem --label visibility=private
   tombolo agent join control.example:7070 --token <token> --site-file site.yaml
   tombolo agent join control.example:7070 --token <token> --name cloud --store s3://bucket/tombolo
+  tombolo agent join control.example:7070 --token <token> --name lab --encrypt on
   tombolo agent run --dir ~/.tombolo/sites/onprem
 
 `tombolo site token` makes the token to join with. An agent dials out and needs no port that others can reach.";
@@ -59,6 +60,13 @@ struct Join {
     /// A bucket that is the site's store: s3://, gs:// or az://; credentials come from the environment
     #[arg(long, value_name = "URL")]
     store: Option<String>,
+    /// Whether a new store is encrypted; on where the site has the label visibility=public, off elsewhere
+    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    encrypt: Option<Encrypt>,
+    /// The key of an encrypted store: a file with 64 hex digits. Sites that share a bucket share its key; without this
+    /// one is made in the site's directory
+    #[arg(long, value_name = "FILE")]
+    store_key: Option<PathBuf>,
     /// Only join
     #[arg(long)]
     no_run: bool,
@@ -126,11 +134,32 @@ async fn join(home: &Home, args: &Join) -> Result<PathBuf, Failure> {
     args.facts.change_prices(&mut prices)?;
     let info = SiteInfo { id: id.clone(), labels, capacity, prices, containers: file.containers };
     let address = if args.address.contains("://") { args.address.clone() } else { format!("http://{}", args.address) };
-    let options =
-        JoinOptions { address, token: args.join_token.clone(), dir: dir.clone(), info, store: args.store.clone() };
-    tombolo_agent::join(options).await.map_err(told)?;
+    let options = JoinOptions {
+        address,
+        token: args.join_token.clone(),
+        dir: dir.clone(),
+        info,
+        store: args.store.clone(),
+        encrypt: args.encrypt.unwrap_or_default(),
+        store_key: args.store_key.clone(),
+    };
+    let config = tombolo_agent::join(options).await.map_err(told)?;
     eprintln!("site {id} has joined; it is in {}", dir.display());
+    if let Some(key) = &config.store_key {
+        let key = dir.join(key);
+        eprintln!("its store is encrypted: keep a copy of {}, nothing can be read without it", key.display());
+    } else if args.encrypt.is_none() && is_public(&config.info) {
+        eprintln!("its store was made before, and is not encrypted");
+    }
     Ok(dir)
+}
+
+fn on_or_off(text: &str) -> Result<Encrypt, String> {
+    match text {
+        "on" => Ok(Encrypt::On),
+        "off" => Ok(Encrypt::Off),
+        _ => Err("it is either on or off".to_owned()),
+    }
 }
 
 async fn run_agent(home: &Home, dir: PathBuf, running: Running) -> Result<(), Failure> {
@@ -147,7 +176,8 @@ async fn run_agent(home: &Home, dir: PathBuf, running: Running) -> Result<(), Fa
     };
     let ran = tombolo_agent::run(options, |started| {
         eprintln!("site {} runs", started.site);
-        let site = LocalSite { name: started.site, site_dir: dir, store_dir: started.store, pid: std::process::id() };
+        let Started { site: name, key, store: store_dir, store_key } = started;
+        let site = LocalSite { name, key, site_dir: dir, store_dir, store_key, pid: std::process::id() };
         if let Err(failure) = home.write_local_site(&site) {
             // The site works without it; `tombolo run` on this machine then doesn't know of its store.
             eprint!("{failure}");
@@ -164,6 +194,7 @@ fn told(error: AgentError) -> Failure {
             .hint("join with: tombolo agent join <address> --token <token> --name <name>"),
         AgentError::Joined { dir, site } => Failure::usage(format!("{} is the site {site} already", dir.display()))
             .hint(format!("start it with: tombolo agent run --dir {}", dir.display())),
+        AgentError::Encryption { what, hint } => Failure::usage(what).hint(hint),
         AgentError::Running(dir) => Failure::usage(format!("another agent runs on {}", dir.display())),
         other => failure::from_system(&other),
     }

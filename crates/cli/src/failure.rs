@@ -86,6 +86,8 @@ impl From<DataError> for Failure {
     fn from(error: DataError) -> Failure {
         let exit = match &error {
             DataError::Unfit { .. } | DataError::NotEmpty { .. } | DataError::NoFile { .. } => Exit::Usage,
+            DataError::NoKey { .. } | DataError::WrongKey { .. } | DataError::NotEncrypted { .. } => Exit::Usage,
+            DataError::KeyFile { .. } => Exit::Usage,
             DataError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::Usage,
             _ => Exit::System,
         };
@@ -95,6 +97,23 @@ impl From<DataError> for Failure {
             DataError::NotEmpty { .. } => Some("name a directory that does not exist yet"),
             DataError::CorruptChunk { .. } | DataError::CorruptPack { .. } | DataError::CorruptManifest { .. } => {
                 Some("`tombolo data verify` sets aside what is damaged; it is fetched again when it is needed")
+            }
+            DataError::NoKey { .. } => Some(
+                "copy the key file of the site that made it, and name the copy with --store-key when joining, or as \
+                 store_key in site.json",
+            ),
+            DataError::WrongKey { .. } => Some(
+                "all sites that share a store need the same key: put a copy of the key file of the site that made it \
+                 where site.json says that this site's is (store_key)",
+            ),
+            DataError::NotEncrypted { .. } => {
+                Some("a store stays as it was made: take store_key out of site.json, or join anew with another store")
+            }
+            DataError::KeyFile { .. } => {
+                Some("bring the file back from where a copy is kept; nothing in the store can be read without it")
+            }
+            DataError::ForeignPack { .. } => {
+                Some("nothing was removed; see who put the pack there, or whether the store's format file was changed")
             }
             _ => None,
         };

@@ -25,12 +25,21 @@ pub struct Context {
     pub token_file: PathBuf,
 }
 
-/// `local-sites/<name>.json`: a site whose agent was started on this machine.
+/// Characters of a site's key in its file's name.
+const KEY_SHOWN: usize = 16;
+
+/// `local-sites/<name>.<key>.json`: a site whose agent was started on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalSite {
     pub name: SiteId,
+    /// The agent's public key: another control plane's site may have the same name. Empty where an older program wrote.
+    #[serde(default)]
+    pub key: String,
     pub site_dir: PathBuf,
     pub store_dir: PathBuf,
+    /// The file of the key that the store is encrypted under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_key: Option<PathBuf>,
     pub pid: u32,
 }
 
@@ -81,8 +90,17 @@ impl Home {
         write(&self.context_file(), context)
     }
 
+    pub fn remove_context(&self) -> Result<(), Failure> {
+        let file = self.context_file();
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(unusable(&file, error)),
+            _ => Ok(()),
+        }
+    }
+
     pub fn write_local_site(&self, site: &LocalSite) -> Result<(), Failure> {
-        write(&self.local_sites_dir().join(format!("{}.json", site.name)), site)
+        let key: String = site.key.chars().take(KEY_SHOWN).collect();
+        write(&self.local_sites_dir().join(format!("{}.{key}.json", site.name)), site)
     }
 
     /// The sites of this machine whose stores are there, those with a living agent first, then by name.
@@ -100,7 +118,7 @@ impl Home {
                 sites.extend(read::<LocalSite>(&path)?.filter(|site| site.store_dir.is_dir()));
             }
         }
-        sites.sort_by_key(|site| (!site.is_alive(), site.name.clone()));
+        sites.sort_by_key(|site| (!site.is_alive(), site.name.clone(), site.key.clone()));
         Ok(sites)
     }
 }
@@ -151,9 +169,11 @@ mod tests {
         let store_dir = dir.path().join("store");
         std::fs::create_dir(&store_dir).unwrap();
         let site = |name: &str, pid: u32, store_dir: PathBuf| LocalSite {
+            key: String::new(),
             name: SiteId::new(name).unwrap(),
             site_dir: dir.path().into(),
             store_dir,
+            store_key: None,
             pid,
         };
         // No process has the highest pid there is, and a store that is gone is no site.

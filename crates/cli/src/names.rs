@@ -46,8 +46,10 @@ pub async fn target(session: &Session, text: &str) -> Result<Target, Failure> {
     let mut found: Vec<Target> = project.into_iter().map(Target::Run).collect();
     for run in newest_of_each(&runs) {
         let view: RunView = session.client.get(&format!("/v1/runs/{run}")).await?;
+        // The newest run that has it is meant, whatever older ones of other projects have.
         if view.workloads.iter().any(|workload| workload.name == name.as_str()) {
-            found.push(Target::Workload(WorkloadId::new(run, name.clone())));
+            found.push(Target::Workload(WorkloadId::new(run, name)));
+            break;
         }
     }
     one_of(text, found)

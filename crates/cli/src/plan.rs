@@ -26,6 +26,9 @@ Examples:
   tombolo plan flights-7            what was decided for a run
   tombolo plan --objective cost --output json";
 
+/// Sites whose reasons a refusal lists.
+const REASONS_SHOWN_MAX: usize = 5;
+
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Plan {
@@ -53,7 +56,8 @@ pub async fn run(global: &Global, args: Plan) -> Result<(), Failure> {
         of_run(&session, &run).await?
     };
     match global.output {
-        Output::Text => render::text(&text(&plan)),
+        Output::Text if is_project => render::text(&text(&plan)),
+        Output::Text => render::text(&stages(&plan)),
         Output::Json => render::json(&plan),
     }
     Ok(())
@@ -115,11 +119,31 @@ fn size(path: &Path) -> std::io::Result<u64> {
     Ok(total)
 }
 
+/// Refuses a project with stages that no site will ever take as they are, before anything is moved for it.
+pub fn refuse_hopeless(plan: &PlanView) -> Result<(), Failure> {
+    let hopeless: Vec<_> = plan.placements.iter().filter(|placement| placement.is_hopeless()).collect();
+    let Some(first) = hopeless.first() else { return Ok(()) };
+    let mut reasons: Vec<String> = Vec::new();
+    for (site, verdict) in first.others.iter().take(REASONS_SHOWN_MAX) {
+        reasons.push(format!("{site}: {verdict}"));
+    }
+    let more = first.others.len().saturating_sub(REASONS_SHOWN_MAX);
+    if more > 0 {
+        reasons.push(format!("and {more} sites more"));
+    }
+    let names: Vec<_> = hopeless.iter().map(|placement| placement.task.as_str()).collect();
+    Err(Failure::usage(format!("no site can run {}", names.join(", ")))
+        .because(reasons.join("; "))
+        .hint("change what the stage asks for or where it may be; or let it wait for such a site: --wait-for-site"))
+}
+
 /// For each stage its site with the terms, and why it is at no other.
 pub fn text(plan: &PlanView) -> String {
-    let mut text = String::new();
-    for placement in &plan.placements {
-        stage(&mut text, placement);
+    let mut text = stages(plan);
+    let homeless = plan.placements.iter().filter(|placement| placement.outcome.is_err()).count();
+    if homeless > 0 {
+        let _ = writeln!(text, "No plan for all of it: {homeless} of {} have no place.", plan.placements.len());
+        return text;
     }
     let money = match plan.cost {
         0.0 => String::new(),
@@ -127,6 +151,13 @@ pub fn text(plan: &PlanView) -> String {
     };
     let best = if plan.exact { "no plan is better" } else { "the best plan that was found" };
     let _ = writeln!(text, "All in {}{money}: {best}.", render::span(plan.makespan_ms));
+    text
+}
+
+/// The same of a run, whose stages were decided one after the other, so that there is no sum of them.
+pub fn stages(plan: &PlanView) -> String {
+    let mut text = String::new();
+    plan.placements.iter().for_each(|placement| stage(&mut text, placement));
     text
 }
 
@@ -269,7 +300,7 @@ mod tests {
             not prod: is draining
         predict has no place: no site can have it
             not cloud: is not reachable
-        All in 41.2 s for $0.50: no plan is better.
+        No plan for all of it: 1 of 3 have no place.
         ");
     }
 }

@@ -34,8 +34,12 @@ impl Project {
     /// What is not code: what never is, the data, and what the project itself leaves out.
     pub fn ignored(&self) -> Result<Vec<String>, Failure> {
         let mut rules: Vec<String> = IGNORE_FOR_CODE.map(str::to_owned).to_vec();
-        let data = self.spec.data.values().filter_map(|data| data.path.as_deref());
-        rules.extend(data.map(|path| format!("/{}", path.trim_start_matches("./").trim_end_matches('/'))));
+        for path in self.spec.data.values().filter_map(|data| data.path.as_deref()) {
+            let named = format!("/{}", path.trim_start_matches("./").trim_end_matches('/'));
+            let target = self.target(path).filter(|target| *target != named);
+            rules.push(named);
+            rules.extend(target);
+        }
         let file = self.dir.join(IGNORE_FILE);
         let text = match std::fs::read_to_string(&file) {
             Ok(text) => text,
@@ -50,6 +54,44 @@ impl Project {
         }
         Ok(rules)
     }
+}
+
+impl Project {
+    /// Where a dataset's path leads by links, if that is in the project too: it is the data then, whatever its name.
+    fn target(&self, path: &str) -> Option<String> {
+        let (dir, target) = (self.dir.canonicalize().ok()?, self.dir.join(path).canonicalize().ok()?);
+        let inner = target.strip_prefix(dir).ok()?.to_str().filter(|inner| !inner.is_empty())?;
+        Some(format!("/{inner}"))
+    }
+}
+
+/// Has the project that a path is in leave it out of its code; the file that says so, if that was news. What was got
+/// from a site is data, and may be under rules that code is not.
+pub fn leave_out(path: &Path) -> Result<Option<PathBuf>, Failure> {
+    let Ok(path) = path.canonicalize() else { return Ok(None) };
+    let Some(dir) = path.ancestors().skip(1).find(|dir| dir.join(FILE_NAME).is_file()) else { return Ok(None) };
+    let Some(inner) = path.strip_prefix(dir).ok().and_then(Path::to_str) else { return Ok(None) };
+    let ignored = |rule: &String| {
+        let rooted = rule.strip_prefix('/').is_some_and(|rule| Path::new(inner).starts_with(rule));
+        rooted || inner.split('/').any(|part| part == rule)
+    };
+    // A project that can't be read is for whoever runs it to mend.
+    let rules = Project::load(dir).ok().and_then(|project| project.ignored().ok());
+    if rules.is_some_and(|rules| rules.iter().any(ignored)) {
+        return Ok(None);
+    }
+    let file = dir.join(IGNORE_FILE);
+    let unwritable = |error| Failure::system(format!("{} can't be written", file.display())).because(error);
+    let mut text = match std::fs::read_to_string(&file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        read => read.map_err(unwritable)?,
+    };
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(&format!("/{inner}\n"));
+    std::fs::write(&file, text).map_err(unwritable)?;
+    Ok(Some(file))
 }
 
 fn read(file: &Path) -> Result<String, Failure> {
@@ -114,6 +156,39 @@ mod tests {
         std::fs::write(dir.path().join(IGNORE_FILE), "\n*.bin\n").unwrap();
         let failure = project.ignored().unwrap_err();
         assert!(failure.what.contains(".tomboloignore:2: \"*.bin\" is a pattern"), "{failure}");
+    }
+
+    #[test]
+    fn what_a_datas_path_leads_to_is_data() {
+        let dir = tempfile::tempdir().unwrap();
+        let yaml = "project: p\ndata: { raw: data/raw.csv }\nstages: { a: { run: 'true', in: [raw] } }\n";
+        std::fs::write(dir.path().join(FILE_NAME), yaml).unwrap();
+        for name in ["data", "real"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        std::fs::write(dir.path().join("real/raw.csv"), "x").unwrap();
+        std::os::unix::fs::symlink("../real/raw.csv", dir.path().join("data/raw.csv")).unwrap();
+        let rules = Project::load(dir.path()).unwrap().ignored().unwrap();
+        assert_eq!(rules[IGNORE_FOR_CODE.len()..], ["/data/raw.csv", "/real/raw.csv"]);
+    }
+
+    #[test]
+    fn what_was_got_is_left_out_once() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE_NAME), "project: p\nstages: { a: { run: 'true' } }\n").unwrap();
+        let (got, inner) = (dir.path().join("got"), dir.path().join("deep/er"));
+        std::fs::create_dir_all(&inner).unwrap();
+        std::fs::create_dir(&got).unwrap();
+        let file = dir.path().canonicalize().unwrap().join(IGNORE_FILE);
+        std::fs::write(&file, "notes").unwrap();
+        assert_eq!(leave_out(&got).unwrap(), Some(file.clone()));
+        assert_eq!(leave_out(&inner).unwrap(), Some(file.clone()));
+        assert_eq!(leave_out(&inner).unwrap(), None);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "notes\n/got\n/deep/er\n");
+        let rules = Project::load(dir.path()).unwrap().ignored().unwrap();
+        assert_eq!(rules[IGNORE_FOR_CODE.len()..], ["notes", "/got", "/deep/er"]);
+        let elsewhere = tempfile::tempdir().unwrap();
+        assert_eq!(leave_out(elsewhere.path()).unwrap(), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tombolo_core::facts::Facts;
 use tombolo_core::residency::Term;
 use tombolo_core::sketch::Sketch;
 use tombolo_core::{Name, Residency, SiteId};
-use tombolo_data::{AddOptions, Added, Hold, Store, StoreOptions};
+use tombolo_data::{AddOptions, Added, Hold, SiteKey, Store, StoreOptions};
 
 use crate::failure::Failure;
 use crate::home::LocalSite;
@@ -24,8 +24,15 @@ impl Nearest {
         let local = session.home.local_sites()?;
         let known: Vec<SiteView> = session.all("/v1/sites").await?;
         let mut known: BTreeMap<String, SiteView> = known.into_iter().map(|site| (site.name.clone(), site)).collect();
-        let mut sites: Vec<_> =
-            local.into_iter().filter_map(|site| known.remove(site.name.as_str()).map(|view| (site, view))).collect();
+        // Another control plane's site on this machine may have the same name.
+        let same = |site: &LocalSite, view: &SiteView| site.key.is_empty() || site.key == view.key;
+        let mut sites = Vec::new();
+        for site in local {
+            if known.get(site.name.as_str()).is_some_and(|view| same(&site, view)) {
+                let view = known.remove(site.name.as_str());
+                sites.extend(view.map(|view| (site, view)));
+            }
+        }
         sites.retain(|(_, view)| view.status != "revoked");
         // Stable, so that among equals those with a living agent stay first.
         sites.sort_by_key(|(_, view)| view.status != "up");
@@ -75,8 +82,12 @@ impl Nearest {
 }
 
 pub async fn open(site: &LocalSite) -> Result<Store, Failure> {
-    let dir = site.store_dir.clone();
-    blocking(move || Store::open(dir, StoreOptions { create: false, ..StoreOptions::default() })).await
+    let (dir, key) = (site.store_dir.clone(), site.store_key.clone());
+    blocking(move || {
+        let key = key.as_deref().map(SiteKey::load).transpose()?;
+        Store::open(dir, StoreOptions { create: false, key, ..StoreOptions::default() })
+    })
+    .await
 }
 
 /// What was added; gc leaves it alone for as long as this lives.
@@ -165,8 +176,14 @@ mod tests {
 
     fn nearest(names: &[(&str, &str)]) -> Nearest {
         let site = |(name, region): &(&str, &str)| {
-            let local =
-                LocalSite { name: SiteId::new(*name).unwrap(), site_dir: "/".into(), store_dir: "/".into(), pid: 1 };
+            let local = LocalSite {
+                key: String::new(),
+                name: SiteId::new(*name).unwrap(),
+                site_dir: "/".into(),
+                store_dir: "/".into(),
+                store_key: None,
+                pid: 1,
+            };
             let view = SiteView {
                 name: (*name).into(),
                 labels: BTreeMap::from([("region".to_owned(), (*region).to_owned())]),

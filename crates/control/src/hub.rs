@@ -1,10 +1,13 @@
 //! The agents' connections: they dial in, are known by their keys, report, and are told what is wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use ed25519_dalek::SigningKey;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use iroh::Endpoint;
 use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
@@ -45,6 +48,8 @@ struct Inner {
     /// Rings when a site was revoked: the others hear of its key at once.
     revocations: watch::Sender<()>,
     turned_away: Mutex<TurnedAway>,
+    /// Answers what workloads log.
+    tracking: OnceLock<axum::Router>,
 }
 
 #[derive(Clone)]
@@ -93,7 +98,13 @@ impl Hub {
             moving: Mutex::default(),
             revocations: watch::Sender::new(()),
             turned_away: Mutex::default(),
+            tracking: OnceLock::new(),
         }))
+    }
+
+    /// Says who answers what workloads log; the first word counts. It checks their tokens itself.
+    pub fn track_with(&self, tracking: axum::Router) {
+        let _ = self.0.tracking.set(tracking);
     }
 
     /// Asks something of a site's agent; its answer comes piece by piece.
@@ -216,6 +227,13 @@ impl Hub {
                 frames::write(&mut send, &sources).await?;
                 let _ = send.finish();
                 Ok(())
+            }
+            Opening::Track => {
+                let Some(tracking) = self.0.tracking.get() else { return Ok(()) };
+                let io = TokioIo::new(tokio::io::join(recv, send));
+                let service = TowerToHyperService::new(tracking.clone());
+                let served = http1::Builder::new().keep_alive(false).serve_connection(io, service).await;
+                served.map_err(|error| FrameError::Io(std::io::Error::other(error)))
             }
         }
     }

@@ -16,7 +16,9 @@ use tombolo_api::stream::ALPN_AGENT;
 use tombolo_api::wire::{Joined, Role, TokenInfo};
 use tombolo_core::Millis;
 use tombolo_net::{BindOptions, NetError};
+use tombolo_tracking::Tracking;
 
+use crate::ends;
 use crate::engine::{Engine, EngineGone};
 use crate::http::{self, App};
 use crate::hub::Hub;
@@ -27,6 +29,10 @@ use crate::store::{Store, StoreError, TokenRecord, Write};
 /// Files in the server's directory.
 const LOCK_FILE: &str = "lock";
 const DATABASE_FILE: &str = "tombolo.db";
+/// Experiments and runs as MLflow's clients know them.
+const TRACKING_FILE: &str = "tracking.db";
+/// Says that there was one, so that a lost database isn't replaced by an empty one.
+const TRACKING_MADE_FILE: &str = "tracking.made";
 /// The key by which agents know the control plane.
 const CONTROL_KEY_FILE: &str = "control.key";
 /// The key that signs grants.
@@ -118,6 +124,7 @@ pub async fn serve(options: ServerOptions, ready: impl FnOnce(ServerReady)) -> R
         return Err(ServerError::DatabaseMissing(database));
     }
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&database).await?);
+    let tracking = tracking(&options.dir).await?;
     let keys = Keys::open(&options.dir, store.has_token(Role::Admin).await?)?;
     let secrets = Arc::new(Secrets::open(&options.dir)?);
     let engine = Engine::start(store).await?;
@@ -148,7 +155,8 @@ pub async fn serve(options: ServerOptions, ready: impl FnOnce(ServerReady)) -> R
     }
     let joined = Joined { control: tombolo_net::address(&endpoint, shown.as_deref()), grant_key };
     let hub = Hub::start(engine.clone(), Arc::clone(&secrets), keys.grant, endpoint);
-    let router = http::router(App { engine, hub, secrets, joined });
+    tokio::spawn(ends::follow(engine.clone(), tracking.clone()));
+    let router = http::router(App { engine, hub, secrets, joined, tracking });
     tracing::info!(%address, "serving");
     ready(ServerReady { address, token_file });
     // Events are small and follow one another: without this each waits for the acknowledgement of the one before.
@@ -158,6 +166,19 @@ pub async fn serve(options: ServerOptions, ready: impl FnOnce(ServerReady)) -> R
         }
     });
     axum::serve(listener, router).await.map_err(ServerError::Http)
+}
+
+async fn tracking(dir: &Path) -> Result<Tracking, ServerError> {
+    let (path, made) = (dir.join(TRACKING_FILE), dir.join(TRACKING_MADE_FILE));
+    if made.exists() && !path.exists() {
+        return Err(ServerError::DatabaseMissing(path));
+    }
+    let tracking = Tracking::open(&path).await.map_err(StoreError::from)?;
+    if !made.exists() {
+        let fault = |error: io::Error| ServerError::Dir { path: dir.to_owned(), why: error.to_string() };
+        tombolo_net::write_private(&made, b"").map_err(fault)?;
+    }
+    Ok(tracking)
 }
 
 /// Held for as long as the process lives; the system gives it back when it dies, however it does.

@@ -62,9 +62,6 @@ async fn check(store: &SqliteStore) {
     let first = of(None, 2).await;
     assert_eq!((first.items, first.next.as_deref()), (vec![p, named("p", 2, 1, 13, true)], Some("2")));
     assert_eq!(of(Some("2".to_owned()), 2).await.items, [named("p", 1, 1, 11, false)]);
-    for (byte, names) in [(1, 2), (2, 1), (9, 0)] {
-        assert_eq!(store.names(&version_id(byte)).await.unwrap(), names, "{byte}");
-    }
 }
 
 #[tokio::test]
@@ -77,13 +74,14 @@ async fn outputs_are_listed_by_name_and_by_run() {
     filled(&store).await;
     check(&store).await;
 
-    let at = Timestamp(1);
-    let also = Write::Dataset { name: name("copy"), version: version_id(2), at };
-    store.commit(vec![also]).await.unwrap();
-    assert_eq!(store.names(&version_id(2)).await.unwrap(), 2);
+    // The version goes with the last of its names: first the output's, then the dataset's.
+    let known = Write::Version { id: version_id(2), record: Box::new(version(&["a"])) };
+    let forget = || Write::DropVersion { version: version_id(2) };
+    let dropped = async |batch| store.commit(batch).await.unwrap().dropped;
+    assert_eq!(dropped(vec![known, named_as("copy", 1, 2, 1), forget()]).await, []);
     let drop = Write::DropOutput { project: name("p"), output: name("make-out"), number: 3 };
-    store.commit(vec![drop]).await.unwrap();
-    assert_eq!(store.names(&version_id(2)).await.unwrap(), 1);
+    assert_eq!(dropped(vec![drop, forget()]).await, []);
+    assert_eq!(dropped(vec![unnamed_as("copy", 1, 2), forget()]).await, [version_id(2)]);
     let newest = store.outputs(&OutputQuery::default()).await.unwrap().items;
     assert_eq!(newest[0], named("p", 2, 1, 13, true));
 }
@@ -94,13 +92,29 @@ async fn a_database_from_before_names_what_was_made() {
     let path = dir.path().join("t.db");
     let store = SqliteStore::open(&path).await.unwrap();
     filled(&store).await;
+    let known = [0x11, 0x22, 0x33].map(|byte| Write::Version { id: version_id(byte), record: version(&["a"]).into() });
+    store.commit(known.into()).await.unwrap();
     store.close().await.unwrap();
-    // As the first schema left it.
+    // As the first schema left it, with a name for what is not known any more.
     let mut before = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(&path)).await.unwrap();
-    let undo = "DROP TABLE outputs; DROP INDEX datasets_by_version; DROP TABLE sketches; DROP TABLE forgotten; \
+    let undo = "DROP TABLE outputs; DROP TABLE sketches; DROP TABLE forgotten; DROP TABLE dataset_versions; \
+                DROP TABLE tags; DROP TABLE removed; DROP TABLE datasets; \
+                CREATE TABLE datasets (name TEXT NOT NULL, version TEXT NOT NULL, at INTEGER NOT NULL, \
+                PRIMARY KEY (name, version)) STRICT; \
+                INSERT INTO datasets VALUES ('raw', replace(hex(zeroblob(32)), '0', '2'), 10), \
+                ('raw', replace(hex(zeroblob(32)), '0', '1'), 30), ('raw', replace(hex(zeroblob(32)), '0', '3'), 20), \
+                ('also', replace(hex(zeroblob(32)), '0', '3'), 5), ('also', replace(hex(zeroblob(32)), '0', '9'), 6); \
                 PRAGMA user_version = 1;";
     sqlx::raw_sql(undo).execute(&mut before).await.unwrap();
     before.close().await.unwrap();
     let store = SqliteStore::open(&path).await.unwrap();
     check(&store).await;
+    // Its datasets' versions have numbers by their age now.
+    let live = store.live().await.unwrap().datasets;
+    let names: Vec<_> = live.iter().map(|(name, dataset)| (name.as_str(), dataset.last)).collect();
+    assert_eq!(names, [("also", 1), ("raw", 3)]);
+    let numbered: Vec<_> =
+        live[1].1.versions.iter().map(|(number, named)| (*number, named.version, named.at)).collect();
+    let expected = [(1, 0x22, 10), (2, 0x33, 20), (3, 0x11, 30)];
+    assert_eq!(numbered, expected.map(|(number, byte, at)| (number, version_id(byte), Timestamp(at))));
 }

@@ -8,6 +8,7 @@ use crate::expect::{Expect, OnFailure};
 use crate::ids::Name;
 use crate::residency::{Residency, Selector};
 use crate::resources::Resources;
+use crate::retention::Rules;
 use crate::source::Source;
 use crate::time::Millis;
 
@@ -42,6 +43,9 @@ pub struct DataSpec {
     /// What a version must be to be given to stages.
     #[serde(default)]
     pub expect: Option<Expect>,
+    /// Which of its versions keep their names; none: all, as far as this project is asked.
+    #[serde(default)]
+    pub retain: Option<Rules>,
 }
 
 /// Whether what workloads print may be read away from their site, where it derives from a dataset.

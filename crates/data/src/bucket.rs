@@ -33,8 +33,9 @@ use url::Url;
 
 use crate::error::{At, DataError};
 use crate::index::{Listing, PackId};
-use crate::pack::{self, PackEntry, PackFault};
+use crate::pack::{self, PackEntry, PackFault, Records};
 use crate::session::Session;
+use crate::store::form::{FORMAT_BYTES_MAX, Form};
 use cache::Cache;
 use condemned::{Sentence, State};
 pub(crate) use lease::BucketLease;
@@ -47,7 +48,7 @@ const RETRIES_MAX: usize = 8;
 const RETRY_TIME: Duration = Duration::from_secs(120);
 /// How often a body that broke off is asked for again.
 const BODIES_MAX: u32 = 5;
-const FORMAT: &str = "tombolo-bucket 1\n";
+const FORMAT_KIND: &str = "tombolo-bucket";
 /// Longest pin that is read, in bytes.
 const PIN_BYTES_MAX: u64 = 16 << 20;
 /// Longest pack that is uploaded, which is in memory then.
@@ -100,6 +101,7 @@ pub(crate) struct Bucket {
     objects: Arc<dyn ObjectStore>,
     prefix: Key,
     cache: Cache,
+    pub(crate) url: String,
     pub(crate) timing: Timing,
 }
 
@@ -112,31 +114,41 @@ pub(crate) struct Item {
 }
 
 impl Bucket {
-    /// Makes a store of the bucket, if it isn't one yet.
-    pub(crate) fn open(options: &BucketOptions, dir: &Path) -> Result<Bucket, DataError> {
+    /// Makes a store of the bucket, if it isn't one yet. It must be one of this form.
+    pub(crate) fn open(options: &BucketOptions, dir: &Path, form: Form) -> Result<Bucket, DataError> {
         let bucket = Bucket::new(options, dir)?;
-        let other = |found: Vec<u8>| DataError::BadBucket {
-            url: options.url.clone(),
-            why: format!("its format is {:?}, not {FORMAT:?}", String::from_utf8_lossy(&found)),
-        };
-        match bucket.get("gc", "format", 100)? {
-            Some(found) if found == FORMAT.as_bytes() => Ok(bucket),
-            Some(found) => Err(other(found)),
-            None => {
-                // Where another has put one meanwhile it is the same, or the next opening says so.
-                bucket.put_if("gc", "format", FORMAT.into(), PutMode::Create)?;
-                Ok(bucket)
-            }
+        let mut found = bucket.form()?;
+        if found.is_none() && !bucket.put_if("gc", "format", form.text(FORMAT_KIND).into(), PutMode::Create)? {
+            // Another has put one meanwhile, perhaps with a key of its own.
+            found = bucket.form()?;
         }
+        found.map_or(Ok(()), |found| found.expect(form, &options.url))?;
+        Ok(bucket)
     }
 
-    fn new(options: &BucketOptions, dir: &Path) -> Result<Bucket, DataError> {
+    /// None where the bucket isn't a store.
+    pub(crate) fn form(&self) -> Result<Option<Form>, DataError> {
+        let Some(found) = self.get("gc", "format", FORMAT_BYTES_MAX)? else { return Ok(None) };
+        let known = Form::Plain.text(FORMAT_KIND);
+        let bad = |found| DataError::BadBucket {
+            url: self.url.clone(),
+            why: format!("its format is {found}, not {known:?}"),
+        };
+        Form::parse(&found, FORMAT_KIND).map(Some).map_err(bad)
+    }
+
+    /// Without touching either the bucket or the directory.
+    pub(crate) fn new(options: &BucketOptions, dir: &Path) -> Result<Bucket, DataError> {
         let bad = |why: String| DataError::BadBucket { url: options.url.clone(), why };
         let url = Url::parse(&options.url).map_err(|error| bad(error.to_string()))?;
         let objects = build(&url, &options.settings).map_err(bad)?;
         let prefix = Key::parse(url.path().trim_matches('/')).map_err(|error| bad(error.to_string()))?;
-        let cache = Cache::open(&dir.join("cache"), options.cache_bytes_max)?;
-        Ok(Bucket { objects, prefix, cache, timing: options.timing })
+        let cache = Cache::new(&dir.join("cache"), options.cache_bytes_max);
+        Ok(Bucket { objects, prefix, cache, url: options.url.clone(), timing: options.timing })
+    }
+
+    pub(crate) fn make_cache(&self) -> Result<(), DataError> {
+        self.cache.make()
     }
 
     fn key(&self, kind: &str, name: &str) -> Key {
@@ -292,7 +304,7 @@ impl Bucket {
     /// Whether the version is there and stays, now that a lease or a pin names it. One that is condemned is saved.
     pub(crate) fn holds(&self, version: VersionId) -> Result<bool, DataError> {
         let name = version.to_string();
-        let there = self.get("manifests", &name, crate::manifest::MANIFEST_BYTES_MAX as u64 + 1)?.is_some();
+        let there = self.get("manifests", &name, crate::manifest::MANIFEST_FILE_BYTES_MAX)?.is_some();
         Ok(there && self.save(version)?)
     }
 
@@ -310,12 +322,12 @@ impl Bucket {
     }
 
     /// Puts a version's manifest. One that is condemned is saved by it, unless it is too late.
-    pub(crate) fn put_manifest(&self, version: VersionId, encoded: &[u8]) -> Result<(), DataError> {
+    pub(crate) fn put_manifest(&self, version: VersionId, bytes: Vec<u8>) -> Result<(), DataError> {
         if !self.save(version)? {
             return Err(DataError::BeingRemoved { version });
         }
-        // Equal bytes replace what may be there, so that the version is young again.
-        self.put("manifests", &version.to_string(), encoded.to_vec())
+        // The same replaces what may be there, so that the version is young again.
+        self.put("manifests", &version.to_string(), bytes)
     }
 
     pub(crate) fn pins(&self) -> Result<Vec<(String, BTreeSet<VersionId>)>, DataError> {
@@ -356,14 +368,14 @@ impl Bucket {
     }
 
     /// The chunks of a pack, from its footer alone.
-    pub(crate) fn entries(&self, pack: &str) -> Result<Vec<PackEntry>, PackFault> {
+    pub(crate) fn entries(&self, pack: &str, records: Records) -> Result<Vec<PackEntry>, PackFault> {
         let key = self.key("packs", pack);
         let fault = |source| match source {
             object_store::Error::NotFound { .. } => PackFault::Gone,
             source => PackFault::Other(bucket_error("can't read", &key, source)),
         };
         let length = self.head(&key).map_err(fault)?.size;
-        pack::entries_from(length, |offset, bytes| {
+        pack::entries_from(pack, length, records, |offset, bytes| {
             let range = GetRange::Bounded(offset..offset + bytes.len() as u64);
             let (read, _) = self.read(&key, Some(range), bytes.len() as u64).map_err(fault)?;
             if read.len() != bytes.len() {

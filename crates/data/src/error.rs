@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tombolo_core::{Digest, VersionId};
 
+use crate::seal::KeyId;
+
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The file system is full or the quota is used up; what was acknowledged before is still whole.
@@ -60,6 +62,17 @@ pub enum DataError {
     /// The bucket couldn't be reached for too long.
     #[error("the lease of session {session} wasn't renewed in time, so its chunks may be gone; try again")]
     LeaseLapsed { session: String },
+    #[error("{at} is encrypted under the key {key}, and no key was given")]
+    NoKey { at: String, key: KeyId },
+    #[error("{at} is encrypted under the key {key}, and the key that was given is {given}")]
+    WrongKey { at: String, key: KeyId, given: KeyId },
+    #[error("{at} is not encrypted, and a key was given")]
+    NotEncrypted { at: String },
+    /// Of an encrypted store in one that isn't, or the other way round.
+    #[error("pack {pack} is of a store that is encrypted otherwise than this one")]
+    ForeignPack { pack: String },
+    #[error("the key {} can't be read: {source}", path.display())]
+    KeyFile { path: PathBuf, source: io::Error },
     #[error("cancelled")]
     Cancelled,
 }

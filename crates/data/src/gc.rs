@@ -17,14 +17,13 @@ use std::time::UNIX_EPOCH;
 
 use tombolo_core::{Digest, Millis, Timestamp, VersionId};
 
-use crate::codec;
 use crate::error::{At, DataError};
 use crate::index::DigestSet;
 use crate::lease::{self, Live, session_of};
 use crate::pack::{self, PackEntry, PackFault, pack_names, sync_dir};
 use crate::session::Session;
 use crate::store::Store;
-use crate::verify::for_each_stored;
+use crate::verify::for_each_record;
 
 /// How long damaged packs and manifests are kept for whoever wants to look at them, at least.
 const QUARANTINE_KEPT: Millis = Millis::from_secs(7 * 24 * 3600);
@@ -133,7 +132,7 @@ impl Gc<'_> {
         let (mut homes, mut open) = (DigestSet::default(), Vec::new());
         for name in pack_names(&self.store.path(&["packs"]))? {
             let path = self.store.path(&["packs", &name]);
-            let entries = match pack::read_entries(&path) {
+            let entries = match pack::read_entries(&path, self.store.records()) {
                 Ok(entries) => entries,
                 // A pack that can't tell what it holds is verify's to set aside.
                 Err(PackFault::Gone | PackFault::Damaged(_)) => continue,
@@ -177,13 +176,13 @@ impl Gc<'_> {
     ) -> Result<bool, DataError> {
         let mut whole = true;
         let Some(file) = self.store.open_pack(&pack.name)? else { return Ok(true) };
-        for_each_stored(&file, &pack.entries, |entry, stored| {
+        for_each_record(&file, &pack.entries, |entry, record| {
             if !alive.contains(&entry.digest) || homes.contains(&entry.digest) {
                 return Ok(());
             }
-            match stored {
-                Ok(stored) if codec::decode(stored.clone(), entry.raw, &entry.digest).is_ok() => {
-                    session.put(entry.digest, entry.raw, &stored)?;
+            match record {
+                Ok(record) if self.store.check_record(record.clone(), entry.raw, &entry.digest).is_ok() => {
+                    session.put_record(entry.digest, entry.raw, &record)?;
                     homes.insert(entry.digest);
                 }
                 _ => whole = false,

@@ -21,9 +21,12 @@ use std::collections::HashSet;
 use tombolo_core::{Digest, VersionId};
 
 use crate::chunker::CHUNK_BYTES_MAX;
+use crate::seal::SEAL_BYTES;
 
 /// Largest encoded manifest, in bytes: 11 million chunks, 165 GB in those of 16 KiB, 670 GB in those of large files.
 pub const MANIFEST_BYTES_MAX: usize = 384 << 20;
+/// What is read of a manifest's file, sealed or not, in bytes: one more than it may have.
+pub(crate) const MANIFEST_FILE_BYTES_MAX: u64 = (MANIFEST_BYTES_MAX + SEAL_BYTES) as u64 + 1;
 /// Longest path within a version, in bytes (Linux's PATH_MAX leaves room for where the version is put).
 pub const PATH_BYTES_MAX: usize = 3072;
 /// Longest single name within a path, in bytes (Linux's NAME_MAX).

@@ -3,12 +3,13 @@
 //! # Format
 //! Numbers are little-endian.
 //! ```text
-//! header   8 bytes   "TOMBPAK1"
-//! chunks   the stored forms one after the other, nothing between them (see [`crate::codec`])
-//! footer   per chunk: digest 32 bytes, stored length u32, raw length u32
+//! header   8 bytes   "TOMBPAK1", or "TOMBPAK2" in an encrypted store
+//! chunks   their records one after the other, nothing between them: the stored forms (see [`crate::codec`]), which
+//!          are sealed in an encrypted store (see [`crate::SiteKey`])
+//! footer   per chunk: digest 32 bytes, its record's length u32, raw length u32
 //! trailer  BLAKE3 of the footer 32 bytes, count u32, reserved u32 (0), "TOMBPEND" 8 bytes
 //! ```
-//! A chunk's place is the sum of the stored lengths before it. The file's length must be what the footer says,
+//! A chunk's place is the sum of the records' lengths before it. The file's length must be what the footer says,
 //! so a truncated or extended pack is known at once; the chunks are covered by their own digests. A pack never
 //! changes once it has its name, `<session>-<number>.pack`, where the session is the 16 hex digits of its writer.
 
@@ -22,8 +23,9 @@ use tombolo_core::Digest;
 
 use crate::chunker::CHUNK_BYTES_MAX;
 use crate::error::{At, DataError};
+use crate::seal::SEAL_BYTES;
 
-pub(crate) const HEADER: &[u8; 8] = b"TOMBPAK1";
+const HEADER_BYTES: u64 = 8;
 const END: &[u8; 8] = b"TOMBPEND";
 const ENTRY_BYTES: u64 = 40;
 const TRAILER_BYTES: u64 = 48;
@@ -32,10 +34,35 @@ pub(crate) const PACK_CHUNKS_MAX: usize = 200_000;
 /// Stored bytes in one pack; offsets then fit in a u32.
 pub(crate) const PACK_BYTES_MAX: u64 = 1 << 30;
 
+/// What lies in the packs of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Records {
+    Plain,
+    Sealed,
+}
+
+impl Records {
+    fn header(self) -> &'static [u8; HEADER_BYTES as usize] {
+        match self {
+            Records::Plain => b"TOMBPAK1",
+            Records::Sealed => b"TOMBPAK2",
+        }
+    }
+
+    /// What a record has beside the stored form, in bytes.
+    fn overhead(self) -> u32 {
+        match self {
+            Records::Plain => 0,
+            Records::Sealed => SEAL_BYTES as u32,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PackEntry {
     pub digest: Digest,
     pub offset: u32,
+    /// The record's bytes.
     pub stored: u32,
     pub raw: u32,
 }
@@ -60,18 +87,18 @@ impl Drop for PackWriter {
 }
 
 impl PackWriter {
-    pub(crate) fn create(path: PathBuf) -> Result<PackWriter, DataError> {
+    pub(crate) fn create(path: PathBuf, records: Records) -> Result<PackWriter, DataError> {
         let file = File::options().write(true).create_new(true).open(&path).at("can't create", &path)?;
         let mut out = BufWriter::with_capacity(256 << 10, file);
-        let header = out.write_all(HEADER).at("can't write", &path);
-        let pack = PackWriter { path, out, entries: Vec::new(), length: HEADER.len() as u64, sealed: false };
+        let header = out.write_all(records.header()).at("can't write", &path);
+        let pack = PackWriter { path, out, entries: Vec::new(), length: HEADER_BYTES, sealed: false };
         header.map(|()| pack)
     }
 
-    pub(crate) fn put(&mut self, digest: Digest, raw: u32, stored: &[u8]) -> Result<(), DataError> {
-        self.out.write_all(stored).at("can't write", &self.path)?;
-        self.entries.push(PackEntry { digest, offset: self.length as u32, stored: stored.len() as u32, raw });
-        self.length += stored.len() as u64;
+    pub(crate) fn put(&mut self, digest: Digest, raw: u32, record: &[u8]) -> Result<(), DataError> {
+        self.out.write_all(record).at("can't write", &self.path)?;
+        self.entries.push(PackEntry { digest, offset: self.length as u32, stored: record.len() as u32, raw });
+        self.length += record.len() as u64;
         Ok(())
     }
 
@@ -128,43 +155,49 @@ pub(crate) enum PackFault {
 }
 
 /// The chunks of the pack at `path`, from its footer alone.
-pub(crate) fn read_entries(path: &Path) -> Result<Vec<PackEntry>, PackFault> {
+pub(crate) fn read_entries(path: &Path, records: Records) -> Result<Vec<PackEntry>, PackFault> {
     let file = File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => PackFault::Gone,
         _ => PackFault::Other(DataError::io("can't open", path, e)),
     })?;
-    entries_of(&file, path)
+    entries_of(&file, path, records)
 }
 
 /// The chunks of an open pack.
-pub(crate) fn entries_of(file: &File, path: &Path) -> Result<Vec<PackEntry>, PackFault> {
+pub(crate) fn entries_of(file: &File, path: &Path, records: Records) -> Result<Vec<PackEntry>, PackFault> {
     let other = |e| PackFault::Other(DataError::io("can't read", path, e));
     let length = file.metadata().map_err(other)?.len();
-    entries_from(length, |offset, bytes| file.read_exact_at(bytes, offset).map_err(other))
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    entries_from(&name, length, records, |offset, bytes| file.read_exact_at(bytes, offset).map_err(other))
 }
 
 /// The chunks of a pack of `length` bytes, of which `read` reads what is asked for.
 pub(crate) fn entries_from(
+    name: &str,
     length: u64,
+    records: Records,
     read: impl Fn(u64, &mut [u8]) -> Result<(), PackFault>,
 ) -> Result<Vec<PackEntry>, PackFault> {
     let damaged = |why: &str| PackFault::Damaged(why.to_owned());
-    let head = HEADER.len() as u64;
-    if length < head + TRAILER_BYTES {
+    if length < HEADER_BYTES + TRAILER_BYTES {
         return Err(damaged("it is too short"));
     }
     let mut header = [0; 8];
     read(0, &mut header)?;
     let mut trailer = [0; TRAILER_BYTES as usize];
     read(length - TRAILER_BYTES, &mut trailer)?;
-    if header != *HEADER {
+    if [Records::Plain, Records::Sealed].iter().any(|other| *other != records && header == *other.header()) {
+        // Not damage: the store isn't what it is taken for, or the pack is another's.
+        return Err(PackFault::Other(DataError::ForeignPack { pack: name.to_owned() }));
+    }
+    if header != *records.header() {
         return Err(damaged("its header is not a pack's"));
     }
     if trailer[40..] != *END || trailer[36..40] != [0; 4] {
         return Err(damaged("its trailer is not a pack's"));
     }
     let count = u64::from(le_u32(&trailer[32..36]));
-    if count > PACK_CHUNKS_MAX as u64 || count * ENTRY_BYTES > length - head - TRAILER_BYTES {
+    if count > PACK_CHUNKS_MAX as u64 || count * ENTRY_BYTES > length - HEADER_BYTES - TRAILER_BYTES {
         return Err(damaged("its footer doesn't fit"));
     }
     let mut footer = vec![0; (count * ENTRY_BYTES) as usize];
@@ -173,17 +206,17 @@ pub(crate) fn entries_from(
     if blake3::hash(&footer).as_bytes()[..] != trailer[..32] {
         return Err(damaged("its footer doesn't match its checksum"));
     }
-    parse_entries(&footer, data_end).ok_or_else(|| damaged("its length isn't what its footer says"))
+    parse_entries(&footer, data_end, records).ok_or_else(|| damaged("its length isn't what its footer says"))
 }
 
-fn parse_entries(footer: &[u8], data_end: u64) -> Option<Vec<PackEntry>> {
-    let mut offset = HEADER.len() as u64;
+fn parse_entries(footer: &[u8], data_end: u64, records: Records) -> Option<Vec<PackEntry>> {
+    let (mut offset, overhead) = (HEADER_BYTES, records.overhead());
     let mut entries = Vec::with_capacity(footer.len() / ENTRY_BYTES as usize);
     for entry in footer.chunks_exact(ENTRY_BYTES as usize) {
         let mut digest = Digest([0; 32]);
         digest.0.copy_from_slice(&entry[..32]);
         let (stored, raw) = (le_u32(&entry[32..36]), le_u32(&entry[36..]));
-        if stored == 0 || stored > raw || raw as usize > CHUNK_BYTES_MAX {
+        if raw as usize > CHUNK_BYTES_MAX || stored <= overhead || stored > raw + overhead {
             return None;
         }
         entries.push(PackEntry { digest, offset: u32::try_from(offset).ok()?, stored, raw });

@@ -38,6 +38,7 @@ pub(crate) enum Commit {
 
 impl Session {
     pub(crate) fn start(store: &Store) -> Result<Session, DataError> {
+        store.check_form()?;
         let lease = store.lease(&[])?;
         store.refresh()?;
         Ok(Session {
@@ -58,16 +59,22 @@ impl Session {
         !claimed.contains(digest) && !self.store.knows(digest) && claimed.insert(*digest)
     }
 
+    /// Puts a chunk by its stored form.
     pub(crate) fn put(&self, digest: Digest, raw: u32, stored: &[u8]) -> Result<(), DataError> {
+        self.put_record(digest, raw, &self.store.record_of(&digest, raw, stored)?)
+    }
+
+    /// Puts a chunk by its record, as it lies in another pack of this store.
+    pub(crate) fn put_record(&self, digest: Digest, raw: u32, record: &[u8]) -> Result<(), DataError> {
         let mut open = lock(&self.open);
         let mut pack = match open.take() {
             Some(pack) => pack,
-            None => PackWriter::create(self.store.path(&["tmp", &self.next_name()]))?,
+            None => PackWriter::create(self.store.path(&["tmp", &self.next_name()]), self.store.records())?,
         };
         // A pack that can't be written is dropped and gives its space back.
-        pack.put(digest, raw, stored)?;
+        pack.put(digest, raw, record)?;
         self.chunks_new.fetch_add(1, Ordering::Relaxed);
-        self.bytes_new.fetch_add(stored.len() as u64, Ordering::Relaxed);
+        self.bytes_new.fetch_add(record.len() as u64, Ordering::Relaxed);
         if pack.is_full(self.store.pack_bytes()) {
             drop(open);
             return self.seal(pack);

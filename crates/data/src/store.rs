@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! ```text
-//! format           "tombolo-store 1\n"
+//! format           "tombolo-store 1\n", or "tombolo-store 2 encrypted <id of the key>\n" (see [`Form`])
 //! packs/           chunks, see [`crate::pack`]
 //! manifests/<hex>  one version each, see [`crate::manifest`]; a version is here once its file has this name
 //! pins/<name>      versions that gc keeps, one hex digest a line
@@ -17,31 +17,32 @@
 //! A file gets its name by a rename after it was synced, and its directory is synced after that; a manifest is
 //! written only when all its packs are durable. So a kill at any instant leaves either a whole version or none.
 
+pub(crate) mod form;
 mod known;
 mod open;
 mod packs;
+mod records;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 
-use tombolo_core::{Digest, VersionId};
+use tombolo_core::VersionId;
 
 use crate::bucket::{BUCKET_PACK_BYTES_MAX, Bucket, BucketLease, BucketOptions};
-use crate::codec;
 use crate::error::{At, DataError};
-use crate::index::{Index, Location, PackId};
+use crate::index::{Index, PackId};
 use crate::lease::{self, Lease, Lock};
-use crate::manifest::{ChunkRef, MANIFEST_BYTES_MAX, Manifest, Node, Summary};
-use crate::pack::{PACK_BYTES_MAX, sync_dir};
+use crate::manifest::{ChunkRef, MANIFEST_FILE_BYTES_MAX, Manifest, Node, Summary};
+use crate::pack::{PACK_BYTES_MAX, Records, sync_dir};
+use crate::seal::{Purpose, SEAL_BYTES, SiteKey};
 use crate::session::lock;
 use crate::transfer::InFlight;
-use open::{prepare, read_file};
+pub use form::Form;
+use open::{form_of, prepare, read_file};
 
-const FORMAT: &str = "tombolo-store 1\n";
 const DIRS: [&str; 7] = ["packs", "index", "manifests", "pins", "leases", "quarantine", "tmp"];
 /// Packs that are kept open for reading.
 const OPEN_PACKS_MAX: usize = 64;
@@ -57,11 +58,14 @@ pub struct StoreOptions {
     /// The bucket that the store is; the directory is its cache then, and remembers the address. None for a directory
     /// that is the store itself, and for one that remembers its bucket: that is found with the environment's settings.
     pub bucket: Option<BucketOptions>,
+    /// What chunks and manifests are sealed with. A store is made with a key or without one, and opened only with the
+    /// same.
+    pub key: Option<SiteKey>,
 }
 
 impl Default for StoreOptions {
     fn default() -> StoreOptions {
-        StoreOptions { create: true, pack_bytes: 32 << 20, memory_bytes_max: 64 << 20, bucket: None }
+        StoreOptions { create: true, pack_bytes: 32 << 20, memory_bytes_max: 64 << 20, bucket: None, key: None }
     }
 }
 
@@ -74,6 +78,7 @@ pub struct Store {
 struct Inner {
     dir: PathBuf,
     bucket: Option<Arc<Bucket>>,
+    key: Option<SiteKey>,
     pack_bytes: u64,
     index: RwLock<Index>,
     /// Held while packs are listed and the list is taken in, so that an older list never replaces a newer one.
@@ -105,12 +110,12 @@ pub struct Hold {
 impl Store {
     pub fn open(dir: impl AsRef<Path>, options: StoreOptions) -> Result<Store, DataError> {
         let dir = std::path::absolute(&dir).at("can't resolve", &dir)?;
-        let bucket = prepare(&dir, &options)?;
-        let bucket = bucket.map(|options| Bucket::open(&options, &dir)).transpose()?.map(Arc::new);
+        let bucket = prepare(&dir, &options, Form::of(options.key.as_ref()))?.map(Arc::new);
         let pack_bytes_max = if bucket.is_some() { BUCKET_PACK_BYTES_MAX } else { PACK_BYTES_MAX };
         let inner = Inner {
             pack_bytes: options.pack_bytes.clamp(1, pack_bytes_max),
             bucket,
+            key: options.key,
             index: RwLock::new(Index::new(dir.join("index"), options.memory_bytes_max)),
             dir,
             refreshing: Mutex::default(),
@@ -124,6 +129,33 @@ impl Store {
 
     pub fn dir(&self) -> &Path {
         &self.inner.dir
+    }
+
+    /// How a store is kept that is in the directory or else in the bucket; None where there is none yet. Nothing is
+    /// written, and no key needed.
+    pub fn form_at(dir: impl AsRef<Path>, bucket: Option<&BucketOptions>) -> Result<Option<Form>, DataError> {
+        match (form_of(dir.as_ref())?, bucket) {
+            (None, Some(bucket)) => Bucket::new(bucket, dir.as_ref())?.form(),
+            (form, _) => Ok(form),
+        }
+    }
+
+    pub fn form(&self) -> Form {
+        Form::of(self.inner.key.as_ref())
+    }
+
+    pub(crate) fn records(&self) -> Records {
+        self.form().records()
+    }
+
+    /// That no other store has been made in the place of the one that was opened: under another key all that is in it
+    /// would seem damaged.
+    pub(crate) fn check_form(&self) -> Result<(), DataError> {
+        let (found, at) = match &self.inner.bucket {
+            Some(bucket) => (bucket.form()?, bucket.url.clone()),
+            None => (form_of(&self.inner.dir)?, self.inner.dir.display().to_string()),
+        };
+        found.map_or(Ok(()), |found| found.expect(self.form(), at))
     }
 
     /// Whether the version can be read whole: its manifest and all its chunks are here.
@@ -163,11 +195,19 @@ impl Store {
 
     /// The manifest's encoding, verified against the version.
     pub fn manifest_bytes(&self, version: VersionId) -> Result<Vec<u8>, DataError> {
-        let encoded = match &self.inner.bucket {
-            Some(bucket) => bucket.get("manifests", &version.to_string(), MANIFEST_BYTES_MAX as u64 + 1)?,
-            None => read_file(&self.path(&["manifests", &version.to_string()]), MANIFEST_BYTES_MAX as u64 + 1)?,
+        let bytes = match &self.inner.bucket {
+            Some(bucket) => bucket.get("manifests", &version.to_string(), MANIFEST_FILE_BYTES_MAX)?,
+            None => read_file(&self.path(&["manifests", &version.to_string()]), MANIFEST_FILE_BYTES_MAX)?,
         };
-        let encoded = encoded.ok_or(DataError::NoVersion { version })?;
+        let bytes = bytes.ok_or(DataError::NoVersion { version })?;
+        let encoded = match &self.inner.key {
+            None => bytes,
+            Some(key) => {
+                let length = bytes.len().saturating_sub(SEAL_BYTES) as u64;
+                key.open(Purpose::Manifest, &version.0.0, length, bytes)
+                    .map_err(|reason| DataError::CorruptManifest { version, reason })?
+            }
+        };
         if crate::manifest::version_of(&encoded) != version {
             return Err(DataError::CorruptManifest { version, reason: "its bytes hash to another version".into() });
         }
@@ -281,94 +321,6 @@ impl Store {
         }
         pins.sort();
         Ok(pins)
-    }
-
-    /// A chunk's raw bytes, verified.
-    pub fn read_chunk(&self, chunk: &ChunkRef) -> Result<Vec<u8>, DataError> {
-        let (stored, location) = self.read_stored(&chunk.digest)?;
-        if location.raw != chunk.bytes {
-            return Err(self.corrupt(&chunk.digest, &location, "its length isn't what the manifest says".into()));
-        }
-        match codec::decode(stored, location.raw, &chunk.digest) {
-            Ok(raw) => Ok(raw),
-            Err(why) => self.read_anew(&chunk.digest, &location, why).map(|(_, raw)| raw),
-        }
-    }
-
-    /// A chunk's stored form and raw bytes after they turned out damaged: in the cache it may be all that is.
-    fn read_anew(&self, digest: &Digest, location: &Location, why: String) -> Result<(Vec<u8>, Vec<u8>), DataError> {
-        let Some(bucket) = &self.inner.bucket else { return Err(self.corrupt(digest, location, why)) };
-        bucket.forget(&location.pack.to_string());
-        let stored = self.read_at(digest, location)?;
-        let raw = codec::decode(stored.clone(), location.raw, digest);
-        raw.map(|raw| (stored, raw)).map_err(|why| self.corrupt(digest, location, why))
-    }
-
-    /// A chunk's stored form and raw length, verified.
-    pub(crate) fn read_verified(&self, digest: &Digest) -> Result<(Vec<u8>, u32), DataError> {
-        let (stored, location) = self.read_stored(digest)?;
-        match codec::decode(stored.clone(), location.raw, digest) {
-            Ok(_) => Ok((stored, location.raw)),
-            Err(why) => self.read_anew(digest, &location, why).map(|(stored, _)| (stored, location.raw)),
-        }
-    }
-
-    /// A chunk's stored form as it lies there.
-    fn read_stored(&self, digest: &Digest) -> Result<(Vec<u8>, Location), DataError> {
-        let mut refreshed = false;
-        loop {
-            if let Some(location) = self.locate(digest)? {
-                match self.read_at(digest, &location) {
-                    // A gc has moved the chunk into another pack.
-                    Err(DataError::Io { source, .. })
-                        if source.kind() == std::io::ErrorKind::NotFound && !refreshed => {}
-                    other => return other.map(|stored| (stored, location)),
-                }
-            }
-            if refreshed {
-                return Err(DataError::NoChunk { chunk: *digest });
-            }
-            self.refresh()?;
-            refreshed = true;
-        }
-    }
-
-    fn read_at(&self, digest: &Digest, location: &Location) -> Result<Vec<u8>, DataError> {
-        let mut stored = vec![0; location.stored as usize];
-        if let Some(bucket) = &self.inner.bucket {
-            let pack = location.pack.to_string();
-            if bucket.read_at(&pack, &mut stored, u64::from(location.offset))? {
-                return Ok(stored);
-            }
-            let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(DataError::io("can't read", self.path(&["packs", &pack]), gone));
-        }
-        let (file, path) = self.pack_file(location.pack)?;
-        match file.read_exact_at(&mut stored, u64::from(location.offset)) {
-            Ok(()) => Ok(stored),
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(self.corrupt(digest, location, "the pack ends before it".into()))
-            }
-            Err(e) => Err(DataError::io("can't read", path, e)),
-        }
-    }
-
-    fn pack_file(&self, pack: PackId) -> Result<(Arc<File>, PathBuf), DataError> {
-        let path = self.path(&["packs", &pack.to_string()]);
-        let mut files = lock(&self.inner.files);
-        if let Some(file) = files.get(&pack) {
-            return Ok((file.clone(), path));
-        }
-        let file = Arc::new(File::open(&path).at("can't open", &path)?);
-        if files.len() >= OPEN_PACKS_MAX {
-            files.clear();
-        }
-        files.insert(pack, file.clone());
-        Ok((file, path))
-    }
-
-    fn corrupt(&self, digest: &Digest, location: &Location, reason: String) -> DataError {
-        DataError::CorruptChunk { chunk: *digest, pack: location.pack.to_string(), reason }
     }
 
     pub(crate) fn forget_files(&self) {

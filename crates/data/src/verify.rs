@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use tombolo_core::{Digest, VersionId};
 
 use crate::add::Progress;
-use crate::codec;
 use crate::error::{At, DataError};
 use crate::index::DigestSet;
 use crate::pack::{self, PackEntry, PackFault, sync_dir};
@@ -68,6 +67,7 @@ impl Store {
     /// Reads all packs and manifests. Damaged ones are moved to `quarantine/`; then [`Store::missing`] lists what
     /// was lost, and a fetch brings it.
     pub fn verify(&self, options: &VerifyOptions) -> Result<VerifyReport, DataError> {
+        self.check_form()?;
         self.refresh()?;
         let mut report = VerifyReport::default();
         let mut names = self.pack_sizes()?;
@@ -108,10 +108,43 @@ impl Store {
 
     fn verify_pack(&self, name: &str) -> Result<PackSeen, DataError> {
         match self.open_pack(name)? {
-            Some(file) => verify_pack(&file, &self.path(&["packs", name]), name),
+            Some(file) => self.verify_open(&file, name),
             // A gc has removed it; then nothing in it is needed.
             None => Ok(PackSeen { chunks: 0, bytes: 0, damaged: Vec::new() }),
         }
+    }
+
+    fn verify_open(&self, file: &File, name: &str) -> Result<PackSeen, DataError> {
+        let mut seen = PackSeen { chunks: 0, bytes: 0, damaged: Vec::new() };
+        let damage = |chunk, reason| Damage { pack: name.to_owned(), chunk, reason };
+        let entries = match pack::entries_of(file, &self.path(&["packs", name]), self.records()) {
+            Ok(entries) => entries,
+            Err(PackFault::Gone) => return Ok(seen),
+            Err(PackFault::Damaged(reason)) => {
+                seen.damaged.push(damage(None, reason));
+                return Ok(seen);
+            }
+            Err(PackFault::Other(error)) => return Err(error),
+        };
+        for_each_record(file, &entries, |entry, record| {
+            seen.chunks += 1;
+            seen.bytes += u64::from(entry.stored);
+            let checked = record.and_then(|record| self.check_record(record, entry.raw, &entry.digest));
+            if let Err(reason) = checked {
+                seen.damaged.push(damage(Some(entry.digest), reason));
+            }
+            Ok(())
+        })?;
+        Ok(seen)
+    }
+
+    fn copy_whole(&self, session: &Session, file: &File, entries: &[PackEntry]) -> Result<(), DataError> {
+        for_each_record(file, entries, |entry, record| match record {
+            Ok(record) if self.check_record(record.clone(), entry.raw, &entry.digest).is_ok() => {
+                session.put_record(entry.digest, entry.raw, &record)
+            }
+            _ => Ok(()),
+        })
     }
 
     fn verify_packs(
@@ -191,8 +224,8 @@ impl Store {
         let path = self.path(&["packs", name]);
         let session = Session::start(self)?;
         let Some(file) = self.open_pack(name)? else { return Ok(()) };
-        match pack::entries_of(&file, &path) {
-            Ok(entries) => copy_whole(&session, &file, &entries)?,
+        match pack::entries_of(&file, &path, self.records()) {
+            Ok(entries) => self.copy_whole(&session, &file, &entries)?,
             Err(PackFault::Damaged(_)) => {}
             Err(PackFault::Gone) => return Ok(()),
             Err(PackFault::Other(error)) => return Err(error),
@@ -245,49 +278,16 @@ struct PackSeen {
     damaged: Vec<Damage>,
 }
 
-fn verify_pack(file: &File, path: &Path, name: &str) -> Result<PackSeen, DataError> {
-    let mut seen = PackSeen { chunks: 0, bytes: 0, damaged: Vec::new() };
-    let damage = |chunk, reason| Damage { pack: name.to_owned(), chunk, reason };
-    let entries = match pack::entries_of(file, path) {
-        Ok(entries) => entries,
-        Err(PackFault::Gone) => return Ok(seen),
-        Err(PackFault::Damaged(reason)) => {
-            seen.damaged.push(damage(None, reason));
-            return Ok(seen);
-        }
-        Err(PackFault::Other(error)) => return Err(error),
-    };
-    for_each_stored(file, &entries, |entry, stored| {
-        seen.chunks += 1;
-        seen.bytes += u64::from(entry.stored);
-        let checked = stored.and_then(|stored| codec::decode(stored, entry.raw, &entry.digest));
-        if let Err(reason) = checked {
-            seen.damaged.push(damage(Some(entry.digest), reason));
-        }
-        Ok(())
-    })?;
-    Ok(seen)
-}
-
-fn copy_whole(session: &Session, file: &File, entries: &[PackEntry]) -> Result<(), DataError> {
-    for_each_stored(file, entries, |entry, stored| match stored {
-        Ok(stored) if codec::decode(stored.clone(), entry.raw, &entry.digest).is_ok() => {
-            session.put(entry.digest, entry.raw, &stored)
-        }
-        _ => Ok(()),
-    })
-}
-
-/// Calls `each` with the stored bytes of every entry, or why they can't be read.
-pub(crate) fn for_each_stored(
+/// Calls `each` with the record of every entry, or why it can't be read.
+pub(crate) fn for_each_record(
     file: &File,
     entries: &[PackEntry],
     mut each: impl FnMut(&PackEntry, Result<Vec<u8>, String>) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
     for entry in entries {
-        let mut stored = vec![0; entry.stored as usize];
-        let read = file.read_exact_at(&mut stored, u64::from(entry.offset));
-        each(entry, read.map(|()| stored).map_err(|e| format!("it can't be read: {e}")))?;
+        let mut record = vec![0; entry.stored as usize];
+        let read = file.read_exact_at(&mut record, u64::from(entry.offset));
+        each(entry, read.map(|()| record).map_err(|e| format!("it can't be read: {e}")))?;
     }
     Ok(())
 }

@@ -8,7 +8,8 @@ use crate::error::{At, DataError};
 use crate::manifest::{check_link, check_path};
 
 /// What is not a project's code, for [`crate::AddOptions::ignore`].
-pub const IGNORE_FOR_CODE: [&str; 6] = [".git", "__pycache__", ".venv", "/target", "/outputs", "/state"];
+pub const IGNORE_FOR_CODE: [&str; 7] =
+    [".git", "__pycache__", ".venv", "/target", "/outputs", "/state", "/.tomboloignore"];
 
 /// Deepest directory.
 const DEPTH_MAX: usize = 256;

@@ -6,13 +6,14 @@ mod s3;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use help::{add, look, materialized, noise, sample, write};
+use help::{add, key, look, materialized, noise, sample, write};
 use s3::{Fault, Server};
 use tombolo_core::{Millis, Timestamp, VersionId};
-use tombolo_data::{BucketOptions, DataError, Store, StoreOptions, Timing, VerifyOptions};
+use tombolo_data::{BucketOptions, DataError, Form, SiteKey, Store, StoreOptions, Timing, VerifyOptions};
 
 /// gc without any waiting: what is condemned is removed by the next one.
 const AT_ONCE: Timing = Timing { condemned: Duration::ZERO, ..LONG };
@@ -24,8 +25,12 @@ const LONG: Timing = Timing {
 };
 
 fn open(server: &Server, dir: &Path, timing: Timing) -> Store {
+    try_open(server, dir, timing, None).unwrap()
+}
+
+fn try_open(server: &Server, dir: &Path, timing: Timing, key: Option<SiteKey>) -> Result<Store, DataError> {
     let bucket = Some(server.options(timing));
-    Store::open(dir, StoreOptions { pack_bytes: 256 << 10, bucket, ..StoreOptions::default() }).unwrap()
+    Store::open(dir, StoreOptions { pack_bytes: 256 << 10, bucket, key, ..StoreOptions::default() })
 }
 
 fn gc(store: &Store, keep: &[VersionId]) -> Vec<VersionId> {
@@ -89,6 +94,16 @@ fn a_bucket_that_is_away_is_an_error_and_not_a_loss() {
 
 #[test]
 fn gc_condemns_first_and_removes_later() {
+    check_gc(None);
+}
+
+#[test]
+fn gc_condemns_first_and_removes_later_under_a_key() {
+    check_gc(Some(key(1)));
+}
+
+fn check_gc(key: Option<SiteKey>) {
+    let open = |server: &Server, dir: &Path, timing| try_open(server, dir, timing, key.clone()).unwrap();
     let temp = tempfile::tempdir().unwrap();
     let (server, tree) = (Server::start(&temp.path().join("s3")), temp.path().join("tree"));
     let store = open(&server, &temp.path().join("a"), AT_ONCE);
@@ -173,6 +188,16 @@ fn a_late_listing_brings_nothing_back_and_loses_nothing() {
 
 #[test]
 fn a_damaged_object_is_found_and_set_aside() {
+    check_damage(None);
+}
+
+#[test]
+fn a_damaged_object_is_found_and_set_aside_under_a_key() {
+    check_damage(Some(key(1)));
+}
+
+fn check_damage(key: Option<SiteKey>) {
+    let open = |server: &Server, dir: &Path, timing| try_open(server, dir, timing, key.clone()).unwrap();
     let temp = tempfile::tempdir().unwrap();
     let (server, tree) = (Server::start(&temp.path().join("s3")), temp.path().join("tree"));
     sample(&tree, 1);
@@ -197,6 +222,67 @@ fn a_damaged_object_is_found_and_set_aside() {
     assert!(!store.has(version).unwrap());
     assert!(add(&store, &tree).chunks_new > 0);
     assert!(store.verify(&VerifyOptions::default()).unwrap().is_clean());
+}
+
+/// Every byte of the files below a directory, one file after the other.
+fn all_bytes(dir: &Path) -> Vec<u8> {
+    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { all_bytes(&path) } else { std::fs::read(&path).unwrap() }).collect()
+}
+
+#[test]
+fn an_encrypted_bucket_is_for_those_who_have_its_key() {
+    let temp = tempfile::tempdir().unwrap();
+    let (server, tree) = (Server::start(&temp.path().join("s3")), temp.path().join("tree"));
+    sample(&tree, 1);
+    let first = try_open(&server, &temp.path().join("a"), LONG, Some(key(1))).unwrap();
+    let version = add(&first, &tree).version;
+    for (given, dir) in [(None, "b"), (Some(key(2)), "c")] {
+        let error = try_open(&server, &temp.path().join(dir), LONG, given).err().unwrap();
+        assert!(matches!(error, DataError::NoKey { .. } | DataError::WrongKey { .. }), "{error}");
+        assert!(!temp.path().join(dir).exists(), "nothing is made for a store that isn't opened");
+    }
+    let form = Store::form_at(temp.path().join("d"), Some(&server.options(LONG))).unwrap();
+    assert_eq!(form, Some(Form::Encrypted(key(1).id())));
+    let second = try_open(&server, &temp.path().join("d"), LONG, Some(key(1))).unwrap();
+    assert_eq!(materialized(&second, version), look(&tree));
+    assert!(second.verify(&VerifyOptions::default()).unwrap().is_clean());
+    // Neither the objects nor the caches tell anything.
+    let marker = &noise(1, 3 << 20)[..64];
+    for dir in ["s3", "a", "d"] {
+        let bytes = all_bytes(&temp.path().join(dir));
+        assert!(!bytes.windows(64).any(|window| window == marker), "{dir}");
+    }
+    let plain = Server::start(&temp.path().join("plain"));
+    add(&open(&plain, &temp.path().join("e"), LONG), &tree);
+    assert!(all_bytes(&temp.path().join("plain")).windows(64).any(|window| window == marker));
+    let error = try_open(&plain, &temp.path().join("f"), LONG, Some(key(1))).err().unwrap();
+    assert!(matches!(error, DataError::NotEncrypted { .. }), "{error}");
+}
+
+/// Of agents that make a bucket at once, each with a key of its own, one has made it and the others are told.
+#[test]
+fn a_bucket_that_is_made_twice_at_once_has_one_key() {
+    for round in 0..4 {
+        let temp = tempfile::tempdir().unwrap();
+        let server = &Server::start(&temp.path().join("s3"));
+        // An answer that is lost must not make a bucket that one has made look like another's.
+        server.faults.set(if round % 2 == 0 { Fault::AnswerLost } else { Fault::None }, 3);
+        let ready = &Barrier::new(3);
+        let made = std::thread::scope(|scope| {
+            let makers = [1, 2, 3].map(|byte| {
+                let dir = temp.path().join(byte.to_string());
+                scope.spawn(move || {
+                    ready.wait();
+                    try_open(server, &dir, LONG, Some(key(byte))).map(drop)
+                })
+            });
+            makers.map(|maker| maker.join().unwrap())
+        });
+        let refused = |made: &Result<(), DataError>| matches!(made, Err(DataError::WrongKey { .. }));
+        assert_eq!(made.iter().filter(|made| refused(made)).count(), 2, "{made:?}");
+        assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1, "{made:?}");
+    }
 }
 
 /// Two agents add, a third collects all the time what nobody has pinned; what was acknowledged and pinned is whole.

@@ -41,8 +41,11 @@ fn child() {
 }
 
 fn spawn(store: &Path, role: &str) -> Child {
+    // These tests are a module of others too.
+    let child = format!("{}::child", module_path!());
+    let (_, child) = child.split_once("::").unwrap();
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture"])
+        .args(["--exact", child, "--nocapture"])
         .env(STORE, store)
         .env(ROLE, role)
         .stdin(Stdio::piped())

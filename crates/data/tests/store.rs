@@ -4,7 +4,7 @@ mod help;
 
 use std::collections::BTreeSet;
 
-use help::{add, look, materialized, noise, open, packs, sample, table, write};
+use help::{add, look, materialized, noise, open, options, packs, sample, table, write};
 use proptest::prelude::*;
 use tombolo_core::{Millis, Timestamp};
 use tombolo_data::{AddOptions, DataError, MaterializeOptions, Store, StoreOptions, VerifyOptions};
@@ -124,9 +124,9 @@ fn a_destination_must_be_empty_and_a_directory_a_store() {
     let version = add(&store, tree.path()).version;
     let error = store.materialize(version, tree.path(), &MaterializeOptions::default()).unwrap_err();
     assert!(matches!(error, DataError::NotEmpty { .. }));
-    let error = Store::open(tree.path(), StoreOptions::default()).err().unwrap();
+    let error = Store::open(tree.path(), options()).err().unwrap();
     assert!(matches!(error, DataError::NotAStore { .. }), "{error}");
-    let error = Store::open(tree.path().join("no"), StoreOptions { create: false, ..StoreOptions::default() });
+    let error = Store::open(tree.path().join("no"), StoreOptions { create: false, ..options() });
     assert!(matches!(error.err().unwrap(), DataError::NotAStore { .. }));
 }
 
@@ -270,13 +270,13 @@ fn an_add_that_shares_chunks_with_what_gc_removes_is_whole() {
 #[test]
 fn a_pack_that_gc_rewrites_can_still_be_read_by_others() {
     let (dir, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
     write(tree.path(), "a.bin", &noise(1, 400 << 10));
     write(tree.path(), "b.bin", &noise(2, 4 << 20));
     add(&store, tree.path());
     std::fs::remove_file(tree.path().join("b.bin")).unwrap();
     let small = add(&store, tree.path()).version;
-    let reader = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let reader = Store::open(dir.path(), options()).unwrap();
     let collected = store.gc(&BTreeSet::from([small]), far_future(), Millis(0)).unwrap();
     assert_eq!(collected.packs_rewritten, 1, "{collected:?}");
     assert_eq!(materialized(&reader, small), look(tree.path()));

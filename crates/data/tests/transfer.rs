@@ -2,7 +2,7 @@
 
 mod help;
 #[path = "help/peer.rs"]
-mod peer;
+pub mod peer;
 
 use std::io;
 use std::sync::Arc;

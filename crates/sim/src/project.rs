@@ -66,7 +66,7 @@ pub fn project(rng: &mut Rng, number: usize, home: &SiteId, leases: bool) -> Pro
         name: name(&format!("p{number}")),
         data: BTreeMap::from([(
             name("raw"),
-            DataSpec { path: None, residency, logs: Default::default(), expect: None },
+            DataSpec { path: None, residency, logs: Default::default(), expect: None, retain: None },
         )]),
         workloads,
         objective: Objective::default(),

@@ -31,6 +31,7 @@ use crate::lease;
 use crate::logs::{self, LogLimits, LogLine, LogQuery};
 use crate::shim::placement::{self, Durable, Event, Placement, ShimOrder};
 use crate::shim::{lost, process, remove_tree};
+use crate::tracking;
 
 /// What the driver tells of a placement.
 pub type Seen = (WorkloadId, Epoch, Phase);
@@ -76,6 +77,7 @@ pub struct HostDriver {
 struct Inner {
     site: SiteId,
     site_dir: PathBuf,
+    store_key: Option<PathBuf>,
     shim_command: Vec<OsString>,
     seen: mpsc::Sender<Seen>,
     /// By their directories: who is watched, and what wakes the watcher.
@@ -83,6 +85,7 @@ struct Inner {
     wake: Option<PathBuf>,
     discarded: std::sync::atomic::AtomicUsize,
     bring: OnceLock<Bring>,
+    tracking: OnceLock<tracking::Address>,
 }
 
 /// What starts this very program as a shim, also after its file was replaced by a newer one.
@@ -91,11 +94,12 @@ pub fn shim_command() -> Vec<OsString> {
 }
 
 impl HostDriver {
-    /// `shim_command` is executed with the placement's directory as its last argument. What is seen of the
+    /// `store_key` is the file of the key that the site's store is encrypted under. `shim_command` is executed with the placement's directory as its last argument. What is seen of the
     /// placements goes to `seen`. Needs a tokio runtime.
     pub fn new(
         site: SiteId,
         site_dir: impl AsRef<Path>,
+        store_key: Option<PathBuf>,
         shim_command: Vec<OsString>,
         seen: mpsc::Sender<Seen>,
     ) -> HostDriver {
@@ -105,11 +109,13 @@ impl HostDriver {
             site,
             wake: socket.as_ref().map(|(path, _)| path.clone()),
             site_dir,
+            store_key,
             shim_command,
             seen,
             watched: Mutex::default(),
             discarded: Default::default(),
             bring: OnceLock::new(),
+            tracking: OnceLock::new(),
         });
         if let Some((_, socket)) = socket {
             tokio::spawn(pass_wakes_on(socket, Arc::downgrade(&inner)));
@@ -120,6 +126,11 @@ impl HostDriver {
     /// Says how to bring what turns out damaged; the first word counts. Without, such a placement can't be started.
     pub fn bring_with(&self, bring: Bring) {
         let _ = self.inner.bring.set(bring);
+    }
+
+    /// Says where workloads log; the first word counts. Without, their environment says nothing of it.
+    pub fn track_at(&self, address: tracking::Address) {
+        let _ = self.inner.tracking.set(address);
     }
 
     /// Starts a shim and watches it. Doing so twice is harmless: one of the shims gets the lock.
@@ -238,9 +249,10 @@ impl HostDriver {
             site: self.inner.site.clone(),
             order: order.clone(),
             store_dir: site_dir.join("store"),
+            store_key: self.inner.store_key.clone(),
             state_dir: placement::state_dir(site_dir, workload),
             envs_dir: site_dir.join("envs"),
-            env: BTreeMap::new(),
+            env: self.tracking_env(workload, epoch, order),
             port: None,
             logs: LogLimits::default(),
             wake: self.inner.wake.clone(),
@@ -252,6 +264,15 @@ impl HostDriver {
             .create(placement.dir())
             .and_then(|()| placement.write_order(&order))
             .map_err(|error| self.dir_error(placement, error))
+    }
+
+    /// Where its user says where to track, all of it is theirs: our token and run would mean nothing there.
+    fn tracking_env(&self, workload: &WorkloadId, epoch: Epoch, order: &Order) -> BTreeMap<String, String> {
+        let spec = &order.spec;
+        let own = spec.env.contains_key(tracking::URI_VARIABLE)
+            || spec.secrets.iter().any(|name| name.as_env() == tracking::URI_VARIABLE);
+        let address = self.inner.tracking.get().filter(|_| !own);
+        address.map_or_else(BTreeMap::new, |address| address.environment(workload, epoch))
     }
 
     fn dir_error(&self, placement: &Placement, source: io::Error) -> HostError {

@@ -33,6 +33,7 @@ pub use files::remove_tree;
 
 use crate::clock::now;
 use crate::logs::{LogWriter, Redactor};
+use crate::tracking;
 use placement::{Durable, Event, Lack, Lock, Placement, Session, ShimOrder};
 use prepare::Unprepared;
 
@@ -110,7 +111,8 @@ fn enter(dir: &Path) -> io::Result<()> {
         return Ok(());
     }
     let Some(secrets) = read_secrets(io::stdin().lock(), &order)? else { return Ok(()) };
-    let log = LogWriter::open(dir, order.logs, Redactor::new(secrets.values().map(String::as_str)))?;
+    let private = secrets.values().chain(order.env.get(tracking::TOKEN_VARIABLE)).map(String::as_str);
+    let log = LogWriter::open(dir, order.logs, Redactor::new(private))?;
     let shim = Arc::new(Shim { placement, order, secrets, log, lock, stage: Mutex::new(Stage::Preparing) });
     if let Some(session) = progress.launched {
         let why = lost(&process::kill_orphans(&session, dir));

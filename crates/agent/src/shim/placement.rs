@@ -37,6 +37,9 @@ pub struct ShimOrder {
     pub order: Order,
     /// The site's chunk store, in which all of the order's versions are.
     pub store_dir: PathBuf,
+    /// The file of the key that the store is encrypted under; the key itself is in no order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_key: Option<PathBuf>,
     /// Survives the placement: `$TOMBOLO_STATE`.
     pub state_dir: PathBuf,
     /// Python environments of the site.

@@ -10,7 +10,7 @@ use tombolo_core::ids::{Epoch, VersionId};
 use tombolo_core::resources::bytes;
 use tombolo_core::sync::Outcome;
 use tombolo_core::time::Millis;
-use tombolo_data::{DataError, MaterializeOptions, Store, StoreOptions, Summary};
+use tombolo_data::{DataError, MaterializeOptions, SiteKey, Store, StoreOptions, Summary};
 
 use super::Shim;
 use super::files::{self, is_no_space, unprepared, unprepared_io};
@@ -39,8 +39,7 @@ impl From<Outcome> for Unprepared {
 
 pub fn prepare(shim: &Shim) -> Result<Prepared, Unprepared> {
     let began = Instant::now();
-    let options = StoreOptions { create: false, ..StoreOptions::default() };
-    let store = Store::open(&shim.order.store_dir, options).map_err(unprepared("can't open the site's store"))?;
+    let store = open_store(shim).map_err(unprepared("can't open the site's store"))?;
     let brought = bring_code_and_inputs(shim, &store)?;
     prepare_state(shim, &store)?;
     let inputs = shim.order.order.inputs.len();
@@ -56,6 +55,11 @@ pub fn prepare(shim: &Shim) -> Result<Prepared, Unprepared> {
         }
     };
     Ok(Prepared { store, venv })
+}
+
+fn open_store(shim: &Shim) -> Result<Store, DataError> {
+    let key = shim.order.store_key.as_deref().map(SiteKey::load).transpose()?;
+    Store::open(&shim.order.store_dir, StoreOptions { create: false, key, ..StoreOptions::default() })
 }
 
 fn no_python(error: PythonError) -> Outcome {

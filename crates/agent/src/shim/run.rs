@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::process::{Command as Process, Stdio};
@@ -27,12 +28,16 @@ use crate::clock::now;
 use crate::lease;
 use crate::logs::Stream;
 
-/// How long the pipes may stay open once nothing of the command is left: somebody else has inherited them then.
-const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// How long the pipes may stay open once nothing of the command is left: somebody else has inherited them then, or the
+/// disk is so busy that the log is still being written.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long a port may be in use beyond the grace that whoever has it may take to stop.
+const PORT_WAIT: Duration = Duration::from_secs(10);
+const PORT_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Pause between two rounds of killing.
 const KILL_AGAIN: Duration = Duration::from_millis(5);
 /// The variables that a command inherits from the agent; everything else is the order's.
-const INHERITED: [&str; 26] = [
+const INHERITED: [&str; 24] = [
     "PATH",
     "HOME",
     "USER",
@@ -50,16 +55,15 @@ const INHERITED: [&str; 26] = [
     "REQUESTS_CA_BUNDLE",
     "HTTP_PROXY",
     "HTTPS_PROXY",
-    "NO_PROXY",
     "http_proxy",
     "https_proxy",
-    "no_proxy",
     "CUDA_HOME",
     "CUDA_PATH",
     "CUDA_VISIBLE_DEVICES",
     "NVIDIA_VISIBLE_DEVICES",
     "ROCR_VISIBLE_DEVICES",
 ];
+const LOOPBACK: &str = "127.0.0.1";
 /// Where no PATH is inherited.
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Enters the control groups named before `--`, then becomes the command: what a command starts is in its groups
@@ -332,17 +336,33 @@ fn peak(before: Option<&Usage>, after: Option<&Usage>) -> Option<u64> {
     (after > before).then(|| u64::try_from(after).unwrap_or(0) * 1024)
 }
 
-/// The port in `$PORT`; refused where somebody else listens on it.
+/// The port in `$PORT`. One that the file names may be another's for a while, an older run's of the same service that
+/// was told to stop; refused where it stays so.
 fn pick_port(shim: &Shim, service: &Service) -> Result<u16, Outcome> {
     let wanted = shim.order.port.or(service.port).unwrap_or(0);
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, wanted)).map_err(|error| {
-        let why = format!(
-            "port {wanted} can't be listened on: {error}\nhint: choose another `port`, or leave it out and listen on $PORT"
-        );
-        Outcome::Unprepared { why }
-    })?;
-    let address = listener.local_addr().map_err(files::unprepared_io("can't find a free port"))?;
-    Ok(address.port())
+    let deadline = Instant::now() + Duration::from_millis(shim.order.order.spec.grace.0) + PORT_WAIT;
+    let mut said = false;
+    loop {
+        let error = match TcpListener::bind((Ipv4Addr::UNSPECIFIED, wanted)) {
+            Ok(listener) => {
+                let address = listener.local_addr().map_err(files::unprepared_io("can't find a free port"))?;
+                return Ok(address.port());
+            }
+            Err(error) => error,
+        };
+        if error.kind() != ErrorKind::AddrInUse || Instant::now() > deadline {
+            let why = format!(
+                "port {wanted} can't be listened on: {error}\nhint: choose another `port`, or leave it out and listen \
+                 on $PORT"
+            );
+            return Err(Outcome::Unprepared { why });
+        }
+        if !said {
+            shim.log.say(&format!("waits for port {wanted}, which another process has"));
+            said = true;
+        }
+        std::thread::sleep(PORT_LOOK_EVERY);
+    }
 }
 
 /// What the command can rely on; see the runtime contract in the guide.
@@ -357,6 +377,11 @@ fn environment(shim: &Shim, prepared: &Prepared, port: Option<u16>) -> BTreeMap<
         if let Some(value) = std::env::var_os(name) {
             set(name, &value);
         }
+    }
+    // The agent's own address is on this machine, where no proxy can reach it.
+    for name in ["NO_PROXY", "no_proxy"] {
+        let before = std::env::var(name).ok().filter(|hosts| !hosts.is_empty());
+        set(name, &before.map_or_else(|| LOOPBACK.to_owned(), |hosts| format!("{hosts},{LOOPBACK}")));
     }
     // So that what a script prints is seen when it prints it.
     set("PYTHONUNBUFFERED", &"1");

@@ -68,7 +68,25 @@ async fn a_port_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let mut site = Site::new();
-    let finish = site.run(service("exit 0", |service| service.port = Some(port))).await;
+    let mut order = service("exit 0", |service| service.port = Some(port));
+    order.grace = Millis(0);
+    let finish = site.run(order).await;
     let Outcome::Unprepared { why } = finish.outcome else { panic!("{finish:?}") };
     assert!(why.contains(&format!("port {port} can't be listened on")), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_left_soon_is_waited_for() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut site = Site::new();
+    let order = service("exit 7", |service| service.port = Some(port));
+    let run = site.run(order);
+    let leave = async {
+        // The shim says that it waits before it does.
+        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+        drop(taken);
+    };
+    let (finish, ()) = tokio::join!(run, leave);
+    assert_eq!(finish.outcome, Outcome::Failed { code: 7 });
 }

@@ -14,7 +14,7 @@ use tombolo_agent::shim::placement::Placement;
 use tombolo_core::ids::{Epoch, Name, SiteId, VersionId, WorkloadId};
 use tombolo_core::spec::{Command, GRACE_DEFAULT, Job, Kind, Service, WorkloadSpec};
 use tombolo_core::sync::{Finish, Order, Phase};
-use tombolo_data::{AddOptions, MaterializeOptions, Store, StoreOptions};
+use tombolo_data::{AddOptions, MaterializeOptions, SiteKey, Store, StoreOptions};
 
 /// What makes this program run nothing but the shim.
 pub const SHIM_ARGS: [&str; 4] = ["--exact", "shim_entry", "--nocapture", "--test-threads=1"];
@@ -47,11 +47,17 @@ impl Site {
 
     /// A driver for a site that may be there already, as after the agent has started again.
     pub fn at(dir: &Path) -> Site {
+        Site::at_with_key(dir, None)
+    }
+
+    /// With the file of the key that its store is encrypted under.
+    pub fn at_with_key(dir: &Path, key: Option<PathBuf>) -> Site {
         let mut shim: Vec<OsString> = vec![std::env::current_exe().unwrap().into()];
         shim.extend(SHIM_ARGS.map(OsString::from));
         let (sender, seen) = mpsc::channel(100);
-        let driver = HostDriver::new(SiteId::new("onprem").unwrap(), dir, shim, sender);
-        let store = Store::open(dir.join("store"), StoreOptions::default()).unwrap();
+        let driver = HostDriver::new(SiteId::new("onprem").unwrap(), dir, key.clone(), shim, sender);
+        let key = key.map(|path| SiteKey::load(&path).unwrap());
+        let store = Store::open(dir.join("store"), StoreOptions { key, ..StoreOptions::default() }).unwrap();
         let code = add(&store, &[("code.txt", "the code")]);
         Site { dir: dir.to_owned(), _temp: None, driver, seen, store, code }
     }

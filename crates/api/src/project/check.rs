@@ -9,8 +9,10 @@ use tombolo_core::spec::Kind;
 use super::fault::{Sink, Span, nearest, quoted};
 use super::read::{Draft, Word, Work};
 
-/// Variables that the runtime contract sets itself, besides all that begin with `TOMBOLO_`.
-const RESERVED_ENV: [&str; 4] = ["PORT", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "MLFLOW_RUN_ID"];
+/// Variables that the runtime contract sets itself, besides `PORT` and all that begin with `TOMBOLO_`, unless a workload
+/// names a tracking server of its own.
+const TRACKING_ENV: [&str; 2] = ["MLFLOW_TRACKING_TOKEN", "MLFLOW_RUN_ID"];
+const TRACKING_SERVER: &str = "MLFLOW_TRACKING_URI";
 /// Longest way of a cycle that is written out, in stages.
 const CYCLE_SHOWN_MAX: usize = 12;
 
@@ -171,6 +173,10 @@ fn outputs(work: &Work, sink: &mut Sink) {
 
 fn environment(work: &Work, sink: &mut Sink) {
     let mut set: BTreeMap<&str, Span> = BTreeMap::new();
+    let variable = |secret: &Word| secret.text.to_ascii_uppercase().replace('-', "_");
+    let tracks_elsewhere = work.env.iter().any(|word| word.text == TRACKING_SERVER)
+        || work.secrets.iter().any(|secret| variable(secret) == TRACKING_SERVER);
+    let reserved = |variable: &str| reserved(variable, tracks_elsewhere);
     for word in &work.env {
         set.insert(&word.text, word.span);
         if let Some(why) = reserved(&word.text) {
@@ -179,7 +185,7 @@ fn environment(work: &Work, sink: &mut Sink) {
     }
     let mut secrets: BTreeMap<String, &Word> = BTreeMap::new();
     for word in &work.secrets {
-        let variable = word.text.to_ascii_uppercase().replace('-', "_");
+        let variable = variable(word);
         let what = quoted(&word.text);
         if reserved(&variable).is_some() {
             let message = format!("the secret {what} would set ${variable}, which is Tombolo's own");
@@ -194,12 +200,15 @@ fn environment(work: &Work, sink: &mut Sink) {
     }
 }
 
-fn reserved(variable: &str) -> Option<&'static str> {
+fn reserved(variable: &str, tracks_elsewhere: bool) -> Option<&'static str> {
     if variable == "PORT" {
         return Some("use `port` of a service to choose it");
     }
-    let own = variable.starts_with("TOMBOLO_") || RESERVED_ENV.contains(&variable);
-    own.then_some("use another name; names with TOMBOLO_ and those for MLflow are set by Tombolo")
+    if variable.starts_with("TOMBOLO_") {
+        return Some("use another name; names with TOMBOLO_ are set by Tombolo");
+    }
+    let own = TRACKING_ENV.contains(&variable) && !tracks_elsewhere;
+    own.then_some("leave it out; it is yours only beside a MLFLOW_TRACKING_URI of your own")
 }
 
 /// Two servers can't listen on one port; that is certain where both can only be at one and the same named site.

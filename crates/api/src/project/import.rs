@@ -23,6 +23,11 @@ impl Reader<'_, '_> {
             let hint = "data is either here or elsewhere; leave one of `path` and `from` out";
             self.fault(span, "`path` means nothing beside `from`", hint);
         }
+        fields.get("retain");
+        if let Some(span) = fields.span("retain") {
+            let hint = "each run's is an output of it, and stays until its name is removed; leave the key out";
+            self.fault(span, "`retain` is for datasets that are added, not for those that `from` brings", hint);
+        }
         let env = self.env(fields);
         let keep_at = fields.get("keep_at").and_then(|node| self.selector(node));
         let expect = fields.get("expect").and_then(|node| {

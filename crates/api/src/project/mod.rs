@@ -12,6 +12,7 @@ mod import;
 mod loader;
 mod node;
 mod read;
+mod retain;
 mod schema;
 mod selector;
 mod table;

@@ -397,7 +397,8 @@ impl Reader<'_, '_> {
     }
 
     fn dataset(&mut self, key: &Key, node: &Node) -> Dataset {
-        let mut spec = DataSpec { path: None, residency: Residency::anywhere(), logs: Logs::Readable, expect: None };
+        let residency = Residency::anywhere();
+        let mut spec = DataSpec { path: None, residency, logs: Logs::Readable, expect: None, retain: None };
         if node.is_null() {
             return Dataset::Given(spec);
         }
@@ -418,6 +419,7 @@ impl Reader<'_, '_> {
             spec.expect = fields.get("expect").and_then(|node| self.expect(node, &format!("`expect` of {whose}")));
             spec.residency = keep_at.map(Residency::keep_at).unwrap_or_default();
             spec.logs = fields.get("logs").and_then(|node| self.logs(node)).unwrap_or_default();
+            spec.retain = fields.get("retain").and_then(|node| self.retain(node));
             fields.finish();
         }
         Dataset::Given(spec)

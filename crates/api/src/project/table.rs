@@ -174,6 +174,14 @@ pub(super) static DATA: Table = Table {
             "What it must be, checked when a version of it is made; what isn't is marked, and given to no stage.",
             r#"{"rows": {"min": 1000}, "columns": {"carrier": {"type": "text", "not_null": true}}}"#,
         ),
+        key(
+            "retain",
+            Shape::OneOf(&[Shape::Text, Shape::List(&Shape::Text)]),
+            "Which of its versions keep their names when a new one comes: `last <count>`, `hourly`, `daily`, `weekly`, \
+             `monthly` or `yearly for <span>`, `all for <span>`, `tagged`; as one text with commas, or a list. The newest, and \
+             what has a tag or is in use, stay in any case. Default: all.",
+            r#""last 10, daily for 30 days""#,
+        ),
     ]],
     one_of: &[],
 };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tombolo_core::retention::Rules;
 
 /// A version that is in a site's store, made known; under a dataset's name or, as code is, without one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -39,6 +40,13 @@ pub struct DatasetInfo {
     pub name: String,
     pub versions: u64,
     pub latest: VersionInfo,
+    /// Tags, each with the version that it is on.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Which versions keep their names, as each project says that says it.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub retain: BTreeMap<tombolo_core::Name, Rules>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -48,6 +56,18 @@ pub struct VersionInfo {
     /// The dataset or output that it is a version of, where it has a name.
     #[serde(default)]
     pub dataset: Option<String>,
+    /// Its number in the dataset, written `v3`, where it is one of a dataset's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
+    /// The tags that are on it in the dataset.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Whose doing it is that it is in the dataset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Why it is there again, where it was brought back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     pub bytes: u64,
     pub files: u64,
     /// In words: `anywhere`, `onprem`, `{region: eu}`.
@@ -62,6 +82,96 @@ pub struct VersionInfo {
     #[serde(default)]
     #[schema(value_type = Object)]
     pub facts: tombolo_core::facts::Facts,
+}
+
+/// Puts a tag on a version of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTag {
+    #[schema(value_type = String)]
+    pub version: tombolo_core::VersionId,
+    /// Whether it may be taken from the version that it is on.
+    #[serde(default, rename = "move")]
+    pub may_move: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TagInfo {
+    pub dataset: String,
+    pub tag: String,
+    pub version: String,
+    /// The version's highest number in the dataset.
+    pub number: u64,
+    pub by: String,
+    pub at: i64,
+}
+
+/// Makes a version the newest of its dataset again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewRestore {
+    /// Its number such as `v3`, or its 64 hex digits.
+    pub version: String,
+    /// Why; kept with it. At most 1000 characters.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// Takes the names away of versions that no rule keeps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewPrune {
+    /// Such as `last 10, daily for 30 days`; none: what the projects say that use the dataset.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub keep: Option<Rules>,
+    /// Whether to tell only what would go.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What stays of a dataset and what goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Pruned {
+    /// By which rules, in words; none: there is no rule, and everything stays.
+    #[serde(default)]
+    pub rules: Option<String>,
+    /// Newest first.
+    pub versions: Vec<PrunedVersion>,
+    /// Whether those that go have lost their names; else this only tells.
+    pub done: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PrunedVersion {
+    pub number: u64,
+    #[schema(value_type = String)]
+    pub version: tombolo_core::VersionId,
+    pub bytes: u64,
+    pub at: i64,
+    /// Whether it loses its name.
+    pub goes: bool,
+    /// Why it stays: `the newest`, `last 10`, `tag prod`, `run flights-7`, ...
+    pub because: Vec<String>,
+}
+
+/// A version that lost a dataset's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RemovedVersion {
+    #[schema(value_type = String)]
+    pub version: tombolo_core::VersionId,
+    /// The number that it had.
+    pub number: u64,
+    pub bytes: u64,
+    pub files: u64,
+    /// When it had come under the name.
+    pub at: i64,
+    pub removed: i64,
+    pub by: String,
+    /// Such as `removed by hand`, or the rules that no longer kept it.
+    pub why: String,
+    /// The sites that had it then. Their bytes may be collected since.
+    pub sites: Vec<String>,
 }
 
 /// What a run made, by name.

@@ -64,14 +64,23 @@ async fn ask(session: &Session, site: Option<SiteId>, what: &str) -> Result<Vec<
             sites.into_iter().filter(|site| site.status == "up").map(|site| site.name).collect()
         }
     };
-    let mut answers = Vec::new();
+    let (mut answers, mut failed) = (Vec::new(), None);
     for site in sites {
         let bar = progress::spinner();
         bar.set_message(format!("{what} at {site}"));
         let path = format!("/v1/sites/{site}/{what}");
         let answer = session.create::<SiteAnswer>(&path, &serde_json::json!({})).await;
         bar.finish_and_clear();
-        let answer = answer?;
+        // The others are asked all the same.
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) => {
+                let failure = Failure::from(failure);
+                eprintln!("{site}: {failure}");
+                failed.get_or_insert(failure);
+                continue;
+            }
+        };
         if session.output == Output::Text {
             render::text(&format!("{}: {}\n", answer.site, in_words(&answer.answer)));
         }
@@ -79,6 +88,9 @@ async fn ask(session: &Session, site: Option<SiteId>, what: &str) -> Result<Vec<
     }
     if session.output == Output::Json {
         render::json(&answers);
+    }
+    if let Some(failure) = failed {
+        return Err(failure);
     }
     Ok(answers)
 }

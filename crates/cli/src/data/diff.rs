@@ -11,7 +11,7 @@ use tombolo_data::manifest::Node;
 use tombolo_data::{Manifest, MaterializeOptions};
 use tombolo_sql::{TableDelta, TablesDiff};
 
-use super::{Reference, find, get};
+use super::{Reference, Which, find, get};
 use crate::failure::Failure;
 use crate::home::LocalSite;
 use crate::session::{Output, Session};
@@ -25,8 +25,9 @@ const FILES_SHOWN: usize = 100;
 
 const EXAMPLES: &str = "\
 Examples:
-  tombolo data diff raw@3f2a raw                    from an earlier version to the newest
-  tombolo data diff raw@3f2a raw --key id           rows of the same id are the same row, changed
+  tombolo data diff raw@v3                          from an earlier version to the newest
+  tombolo data diff raw --at 2026-11-20             the same, by a time
+  tombolo data diff raw@v3 raw@prod --key id        rows of the same id are the same row, changed
   tombolo data diff flights/features@6 flights/features@7 --output json
 
 Both are read at a site on this machine, and brought there first where they may be and are not.";
@@ -34,12 +35,15 @@ Both are read at a site on this machine, and brought there first where they may 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Diff {
-    /// A dataset, and a version by its first digits; or an output, and a run
+    /// A dataset, and a version by its number, first digits, tag or time; or an output, and a run
     #[arg(value_name = "A[@VERSION]")]
     a: Reference,
-    /// What it is compared with
+    /// What it is compared with [default: the newest of the same]
     #[arg(value_name = "B[@VERSION]")]
-    b: Reference,
+    b: Option<Reference>,
+    /// Which version of A: the same as after an `@`
+    #[arg(long, value_name = "VERSION|TAG|TIME")]
+    at: Option<Which>,
     /// Columns that tell which rows are the same one
     #[arg(long, value_name = "COLUMN", value_delimiter = ',')]
     key: Vec<String>,
@@ -89,9 +93,11 @@ struct Here<'s> {
 }
 
 pub async fn run(session: &Session, args: Diff) -> Result<(), Failure> {
+    let of_a = args.a.at(args.at)?;
+    let of_b = args.b.unwrap_or_else(|| Reference { which: None, ..of_a.clone() });
     let nearest = Nearest::find(session).await?;
     let local: Vec<&LocalSite> = nearest.sites().map(|(site, _)| site).collect();
-    let (a, b) = (here(session, &args.a, &local).await?, here(session, &args.b, &local).await?);
+    let (a, b) = (here(session, &of_a, &local).await?, here(session, &of_b, &local).await?);
     let files = files(&a.manifest, &b.manifest);
     let table = match is_table(&a.manifest) && is_table(&b.manifest) {
         true => Some(table(&a, &b, &args.key).await?),
@@ -102,7 +108,7 @@ pub async fn run(session: &Session, args: Diff) -> Result<(), Failure> {
         }
     };
     let name = |reference: &Reference, here: &Here| format!("{reference}@{}", here.info.version);
-    let report = Report { a: name(&args.a, &a), b: name(&args.b, &b), files, table };
+    let report = Report { a: name(&of_a, &a), b: name(&of_b, &b), files, table };
     match session.output {
         Output::Text => render::text(&text(&report)),
         Output::Json => render::json(&report),

@@ -8,17 +8,18 @@ use tombolo_api::wire::VersionInfo;
 use tombolo_core::SiteId;
 use tombolo_data::{DataError, MaterializeOptions};
 
-use super::{Reference, find, version_path};
+use super::{Reference, Which, find, version_path};
 use crate::failure::Failure;
 use crate::home::LocalSite;
 use crate::session::{Session, new_key};
 use crate::upload::{self, Nearest};
-use crate::{progress, render};
+use crate::{progress, project, render};
 
 const EXAMPLES: &str = "\
 Examples:
   tombolo data get raw ./raw
-  tombolo data get raw@3f2a ./raw-before
+  tombolo data get raw@v3 ./raw-before
+  tombolo data get raw ./raw-in-use --at prod
   tombolo data get model ./model --site onprem
   tombolo data get flights/model@7 ./model         what run 7 of the project flights has made
 
@@ -27,7 +28,7 @@ Where no site on this machine has the bytes, they are brought to one that may ha
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Get {
-    /// A dataset, and a version by its first digits; or an output, and a run
+    /// A dataset, and a version by its number, first digits, tag or time; or an output, and a run
     #[arg(value_name = "NAME[@VERSION]")]
     name: Reference,
     /// A directory that does not exist or is empty
@@ -35,9 +36,13 @@ pub struct Get {
     /// The site on this machine to take it from
     #[arg(long)]
     site: Option<SiteId>,
+    /// Which version: the same as after an `@`
+    #[arg(long, value_name = "VERSION|TAG|TIME")]
+    at: Option<Which>,
 }
 
-pub async fn run(session: &Session, args: Get) -> Result<(), Failure> {
+pub async fn run(session: &Session, mut args: Get) -> Result<(), Failure> {
+    args.name = args.name.at(args.at.take())?;
     let info = find(session, &args.name).await?;
     if let Some(checked) = info.facts.checked.as_ref().filter(|checked| checked.failed()) {
         eprintln!("warning: {} failed its expectations: {checked}", args.name);
@@ -69,6 +74,9 @@ pub async fn run(session: &Session, args: Get) -> Result<(), Failure> {
             site
         }
     };
+    if let Some(file) = project::leave_out(&args.dest)? {
+        eprintln!("{} is no code of the project around it: {} says so now", args.dest.display(), file.display());
+    }
     let size = render::bytes(info.bytes);
     eprintln!("{}@{}: {size} from {} into {}", args.name, info.version.short(), site.name, args.dest.display());
     Ok(())

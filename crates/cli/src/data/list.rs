@@ -4,10 +4,13 @@ use clap::Args;
 use tombolo_api::wire::{DatasetInfo, OutputInfo};
 use tombolo_core::Name;
 
-use super::{Reference, find, output_table};
+use super::{Reference, Which, find, output_table};
 use crate::failure::Failure;
 use crate::render;
 use crate::session::{Output, Session};
+
+/// Tags of a dataset that the listing shows.
+const TAGS_SHOWN: usize = 3;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,7 +22,8 @@ Examples:
 const WHERE_EXAMPLES: &str = "\
 Examples:
   tombolo data where raw
-  tombolo data where raw@3f2a
+  tombolo data where raw@v3
+  tombolo data where raw --at prod
   tombolo data where flights/model";
 
 #[derive(Debug, Args)]
@@ -36,9 +40,12 @@ pub struct Ls {
 #[derive(Debug, Args)]
 #[command(after_help = WHERE_EXAMPLES)]
 pub struct Where {
-    /// A dataset, and a version by its first digits; or an output, and a run
+    /// A dataset, and a version by its number, first digits, tag or time; or an output, and a run
     #[arg(value_name = "NAME[@VERSION]")]
     name: Reference,
+    /// Which version: the same as after an `@`
+    #[arg(long, value_name = "VERSION|TAG|TIME")]
+    at: Option<Which>,
 }
 
 pub async fn run(session: &Session, args: Ls) -> Result<(), Failure> {
@@ -78,14 +85,24 @@ fn list(datasets: &[DatasetInfo]) -> String {
             latest.residency.clone(),
             latest.replicas.join(", "),
             render::ago(now, latest.at),
+            tags(dataset),
         ]
     };
-    let header = ["dataset", "versions", "latest", "size", "files", "may be at", "is at", "added"];
+    let header = ["dataset", "versions", "latest", "size", "files", "may be at", "is at", "added", "tags"];
     render::table(&header, &[1, 3, 4], datasets.iter().map(row).collect())
 }
 
+/// The first few, and how many more.
+fn tags(dataset: &DatasetInfo) -> String {
+    let first: Vec<&str> = dataset.tags.keys().map(String::as_str).take(TAGS_SHOWN).collect();
+    match dataset.tags.len() - first.len() {
+        0 => render::dash(Some(first.join(", ")).filter(|tags| !tags.is_empty())),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
 pub async fn run_where(session: &Session, args: Where) -> Result<(), Failure> {
-    let info = find(session, &args.name).await?;
+    let info = find(session, &args.name.at(args.at)?).await?;
     match session.output {
         Output::Json => render::json(&info.replicas),
         Output::Text if info.replicas.is_empty() => eprintln!("no site has version {}", info.version.short()),

@@ -5,10 +5,13 @@ mod care;
 mod diff;
 mod get;
 mod list;
+mod prune;
 mod reference;
 mod release;
+mod restore;
 mod rm;
 mod show;
+mod tag;
 mod why;
 
 use clap::{Args, Subcommand};
@@ -19,16 +22,17 @@ use crate::failure::Failure;
 use crate::render;
 use crate::session::{Global, Session};
 
-use reference::{Named, Reference, find};
+use reference::{Means, Named, Reference, Which, find, number_or_digits};
 
 const EXAMPLES: &str = "\
 Examples:
   tombolo data add raw data/raw.parquet --keep-at onprem
   tombolo data ls
   tombolo data get raw ./raw
-  tombolo data get raw@3f2a ./raw-before
+  tombolo data get raw@v3 ./raw-before    the third version; by its first digits, raw@3f2a
   tombolo data get raw@2026-11-20 ./raw   the newest at the end of that day
-  tombolo data diff raw@3f2a raw
+  tombolo data tag raw@v3 prod            from then on raw@prod too
+  tombolo data diff raw@prod raw
   tombolo data where raw
   tombolo data why flights/model cloud    which rules let it be there or don't
   tombolo data ls --outputs               what runs have made
@@ -53,6 +57,12 @@ enum Verb {
     Diff(diff::Diff),
     /// Write a version's files into a directory
     Get(get::Get),
+    /// Put a word on a version of a dataset, by which it is found from then on
+    Tag(tag::TagArgs),
+    /// Make an earlier version the newest again, also one that lost its name
+    Restore(restore::Restore),
+    /// Remove the names of versions that no rule keeps, or show which
+    Prune(prune::Prune),
     /// Remove the name of a version or an output; gc then frees what nothing needs
     Rm(rm::Rm),
     /// Read every stored byte and set aside what is damaged
@@ -75,6 +85,9 @@ pub async fn run(global: &Global, args: Data) -> Result<(), Failure> {
         Verb::Show(args) => show::run(&session, args).await,
         Verb::Diff(args) => diff::run(&session, args).await,
         Verb::Get(args) => get::run(&session, args).await,
+        Verb::Tag(args) => tag::run(&session, args).await,
+        Verb::Restore(args) => restore::run(&session, args).await,
+        Verb::Prune(args) => prune::run(&session, args).await,
         Verb::Rm(args) => rm::run(&session, args).await,
         Verb::Verify(args) => care::verify(&session, args).await,
         Verb::Gc(args) => care::gc(&session, args).await,
@@ -84,11 +97,14 @@ pub async fn run(global: &Global, args: Data) -> Result<(), Failure> {
     }
 }
 
-/// A table of versions.
+/// A table of versions; those of a dataset with their numbers and tags.
 fn version_table(versions: &[VersionInfo]) -> String {
     let now = render::now();
+    let of_dataset = versions.iter().any(|info| info.number.is_some());
     let row = |info: &VersionInfo| {
-        vec![
+        let number = of_dataset.then(|| number_or_digits(info));
+        let tags = of_dataset.then(|| render::dash(Some(info.tags.join(", ")).filter(|tags| !tags.is_empty())));
+        let rest = [
             info.version.short(),
             render::bytes(info.bytes),
             info.files.to_string(),
@@ -98,10 +114,14 @@ fn version_table(versions: &[VersionInfo]) -> String {
             info.replicas.join(", "),
             render::dash(info.made_by.clone()),
             render::ago(now, info.at),
-        ]
+        ];
+        number.into_iter().chain(rest).chain(tags).collect()
     };
-    let header = ["version", "size", "files", "rows", "as expected", "may be at", "is at", "made by", "added"];
-    render::table(&header, &[1, 2, 3], versions.iter().map(row).collect())
+    let header =
+        ["no", "version", "size", "files", "rows", "as expected", "may be at", "is at", "made by", "added", "tags"];
+    let (header, right): (_, &[usize]) =
+        if of_dataset { (&header[..], &[2, 3, 4]) } else { (&header[1..10], &[1, 2, 3]) };
+    render::table(header, right, versions.iter().map(row).collect())
 }
 
 /// Nothing where nothing was expected.

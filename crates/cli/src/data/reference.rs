@@ -1,8 +1,11 @@
-//! What `raw`, `raw@3f2a`, `raw@2026-11-20`, `flights/model` and `flights/model@7` mean: versions of a dataset, or what runs
-//! have made.
+//! What `raw`, `raw@v3`, `raw@prod`, `raw@3f2a`, `raw@2026-11-20`, `flights/model` and `flights/model@7` mean: versions of a
+//! dataset, or what runs have made.
+
+use std::collections::BTreeSet;
 
 use tombolo_api::wire::{DatasetInfo, OutputInfo, VersionInfo};
-use tombolo_core::{Name, RunId, Timestamp};
+use tombolo_core::tag::{is_digits_of_version, version_number};
+use tombolo_core::{Name, RunId, Tag, Timestamp};
 
 use crate::failure::Failure;
 use crate::session::Session;
@@ -16,35 +19,88 @@ pub struct Reference {
     /// Only outputs have one.
     pub project: Option<Name>,
     pub name: Name,
-    /// The first digits of a version or, of an output, a run or its number, or a time; the newest unless given.
-    pub which: Option<String>,
-    /// Where `which` is a time: the newest that was there then is meant.
-    pub until: Option<Timestamp>,
+    /// The newest unless given.
+    pub which: Option<Which>,
+}
+
+/// What stands after the `@`, or after `--at`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Which {
+    pub text: String,
+    pub means: Means,
+}
+
+/// No text means two of these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Means {
+    /// The newest that was there then.
+    Time(Timestamp),
+    /// The third version of a dataset by its number, `v3`.
+    Number(u64),
+    /// What somebody called it, of a dataset.
+    Tag(Tag),
+    /// The first digits of a version or, of an output, a run or its number.
+    Digits,
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Which, String> {
+        let text = text.to_ascii_lowercase();
+        let is_run = text.parse::<u64>().is_ok() || text.parse::<RunId>().is_ok();
+        let until = moment(&text, &jiff::tz::TimeZone::system());
+        let means = match (until, version_number(&text), Tag::new(text.as_str())) {
+            (Some(until), ..) => Means::Time(until),
+            (None, Some(number), _) => Means::Number(number),
+            (None, None, _) if is_run || is_digits_of_version(&text) => Means::Digits,
+            (None, None, Ok(tag)) => Means::Tag(tag),
+            (None, None, Err(_)) => {
+                return Err(format!(
+                    "{text:?} is no version: give its number such as v3, 4 to 64 of its hex digits, a tag, a time such as \
+                     2026-11-20 or 2026-11-20T10:00 or, of an output, its run"
+                ));
+            }
+        };
+        Ok(Which { text, means })
+    }
 }
 
 impl std::str::FromStr for Reference {
     type Err = String;
     fn from_str(text: &str) -> Result<Reference, String> {
         let (whole, which) = match text.split_once('@') {
-            Some((whole, which)) => (whole, Some(which.to_ascii_lowercase())),
+            Some((whole, which)) => (whole, Some(which.parse()?)),
             None => (text, None),
         };
-        let is_hex = |text: &str| (4..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let is_run = |text: &str| text.parse::<u64>().is_ok() || text.parse::<RunId>().is_ok();
-        let until = which.as_deref().and_then(|which| moment(which, &jiff::tz::TimeZone::system()));
-        let is_any = |which: &str| is_hex(which) || is_run(which) || until.is_some();
-        if let Some(which) = which.as_deref().filter(|which| !is_any(which)) {
-            return Err(format!(
-                "{which:?} is no version: give 4 to 64 of its hex digits, a time such as 2026-11-20 or 2026-11-20T10:00 \
-                 or, of an output, its run"
-            ));
-        }
         let name = |text: &str| Name::new(text).map_err(|fault| fault.to_string());
         let (project, output) = match whole.split_once('/') {
             Some((project, output)) => (Some(name(project)?), output),
             None => (None, whole),
         };
-        Ok(Reference { project, name: name(output)?, which, until })
+        Ok(Reference { project, name: name(output)?, which })
+    }
+}
+
+impl Reference {
+    /// With the version that `--at` names, if it does: then none may stand after the `@`.
+    pub fn at(self, at: Option<Which>) -> Result<Reference, Failure> {
+        match (&self.which, at) {
+            (_, None) => Ok(self),
+            (None, which) => Ok(Reference { which, ..self }),
+            (Some(which), Some(at)) => {
+                Err(Failure::usage(format!("{self}@{} names a version, and so does --at {}", which.text, at.text))
+                    .hint("leave one of them out"))
+            }
+        }
+    }
+
+    /// The dataset that is meant; what runs have made has neither tags nor numbers.
+    pub fn dataset(&self) -> Result<&Name, Failure> {
+        match &self.project {
+            None => Ok(&self.name),
+            Some(_) => Err(Failure::usage(format!("{self} is what runs have made, and no dataset"))
+                .hint("`tombolo data ls` lists datasets")),
+        }
     }
 }
 
@@ -113,8 +169,16 @@ impl Named {
 
     /// What to try instead of a reference that means nothing.
     fn known(&self, reference: &Reference) -> String {
+        let tag_asked = matches!(&reference.which, Some(Which { means: Means::Tag(_), .. }));
         let words: Vec<String> = match self {
-            Named::Dataset(versions) => versions.iter().map(|info| info.version.short()).take(LISTED_MAX).collect(),
+            Named::Dataset(versions) if tag_asked => {
+                let tags: BTreeSet<&String> = versions.iter().flat_map(|info| &info.tags).collect();
+                return match tags.into_iter().take(LISTED_MAX).cloned().collect::<Vec<_>>()[..] {
+                    [] => format!("it has none; give it one: tombolo data tag {reference} <tag>"),
+                    ref tags => format!("it has {}; `tombolo data show {reference}` lists all", tags.join(", ")),
+                };
+            }
+            Named::Dataset(versions) => versions.iter().map(number_or_digits).take(LISTED_MAX).collect(),
             Named::Output(made) => made.iter().map(|made| made.run.clone()).take(LISTED_MAX).collect(),
         };
         let times = self.times();
@@ -128,17 +192,26 @@ impl Named {
 
     /// Those of the versions that a reference may mean; the newest alone where it does not say which.
     fn meant(self, reference: &Reference) -> Vec<(VersionInfo, Option<RunId>)> {
-        let until = |until: Timestamp| self.times().iter().position(|at| *at <= until.0);
-        let then = reference.until.and_then(until);
+        let times = self.times();
         let all: Vec<(VersionInfo, Option<RunId>)> = match self {
             Named::Dataset(versions) => versions.into_iter().map(|version| (version, None)).collect(),
             Named::Output(made) => made.into_iter().map(|made| (made.version, made.run.parse().ok())).collect(),
         };
-        let Some(which) = &reference.which else { return all.into_iter().take(1).collect() };
-        let is_meant = |(version, run): &(VersionInfo, Option<RunId>)| {
-            let is_run =
-                run.as_ref().is_some_and(|run| *which == run.to_string() || *which == run.number().to_string());
-            is_run || (which.len() >= 4 && version.version.to_string().starts_with(which.as_str()))
+        let Some(Which { text, means }) = &reference.which else { return all.into_iter().take(1).collect() };
+        let is_meant = |(version, run): &(VersionInfo, Option<RunId>)| match means {
+            Means::Number(number) => version.number == Some(*number),
+            Means::Tag(tag) => version.tags.iter().any(|known| known == tag.as_str()),
+            // A time and a run may be written alike.
+            Means::Time(_) => run.as_ref().is_some_and(|run| *text == run.to_string()),
+            Means::Digits => {
+                let is_run =
+                    run.as_ref().is_some_and(|run| *text == run.to_string() || *text == run.number().to_string());
+                is_run || (text.len() >= 4 && version.version.to_string().starts_with(text.as_str()))
+            }
+        };
+        let then = match means {
+            Means::Time(until) => times.iter().position(|at| *at <= until.0),
+            Means::Number(_) | Means::Tag(_) | Means::Digits => None,
         };
         let found = all.into_iter().enumerate().filter(|(place, one)| then == Some(*place) || is_meant(one));
         found.map(|(_, one)| one).collect()
@@ -148,11 +221,12 @@ impl Named {
     pub fn one(self, reference: &Reference) -> Result<VersionInfo, Failure> {
         let known = self.known(reference);
         let mut meant = self.meant(reference);
-        let which = reference.which.as_deref().unwrap_or_default();
+        let which = reference.which.as_ref().map(|which| which.text.as_str()).unwrap_or_default();
         let Some((first, _)) = meant.first() else {
-            let what = match reference.until {
-                Some(_) => format!("{reference} has no version that is as old as {which}"),
-                None => format!("{reference} has no version {which}"),
+            let what = match reference.which.as_ref().map(|which| &which.means) {
+                Some(Means::Time(_)) => format!("{reference} has no version that is as old as {which}"),
+                Some(Means::Tag(_)) => format!("{reference} has no tag {which}"),
+                Some(Means::Number(_) | Means::Digits) | None => format!("{reference} has no version {which}"),
             };
             return Err(Failure::usage(what).hint(known));
         };
@@ -166,7 +240,7 @@ impl Named {
 
     /// The one run that a reference to an output means.
     pub fn one_run(self, reference: &Reference) -> Result<RunId, Failure> {
-        let which = reference.which.clone().unwrap_or_default();
+        let which = reference.which.as_ref().map(|which| which.text.clone()).unwrap_or_default();
         let known = self.known(reference);
         let runs: Vec<RunId> = self.meant(reference).into_iter().filter_map(|(_, run)| run).collect();
         match &runs[..] {
@@ -179,6 +253,11 @@ impl Named {
             }
         }
     }
+}
+
+/// What to call a version: `v3`, or its first digits where it is no dataset's.
+pub fn number_or_digits(info: &VersionInfo) -> String {
+    info.number.map_or_else(|| info.version.short(), |number| format!("v{number}"))
 }
 
 fn only_project(name: &Name, mut projects: Vec<String>) -> Result<String, Failure> {
@@ -208,6 +287,10 @@ mod tests {
         VersionInfo {
             version: VersionId(Digest([byte; 32])),
             dataset: Some("raw".into()),
+            number: None,
+            tags: vec![],
+            by: None,
+            why: None,
             bytes: 1,
             files: 1,
             residency: "anywhere".into(),
@@ -228,20 +311,73 @@ mod tests {
         let check = |text: &str, project: Option<&str>, name: &str, which: Option<&str>| {
             let reference: Reference = text.parse().unwrap();
             let parts = (reference.project.as_ref().map(Name::as_str), reference.name.as_str());
-            assert_eq!((parts, reference.which.as_deref()), ((project, name), which), "{text}");
+            let text_after = reference.which.as_ref().map(|which| which.text.as_str());
+            assert_eq!((parts, text_after), ((project, name), which), "{text}");
         };
         check("raw", None, "raw", None);
         check("raw@3F2A", None, "raw", Some("3f2a"));
         check("flights/model", Some("flights"), "model", None);
         check("flights/model@7", Some("flights"), "model", Some("7"));
         check("model@flights-7", None, "model", Some("flights-7"));
-        for bad in ["", "Raw", "raw@", "raw@3f", "raw@xyzw", "raw@3f2a@1", "a/b/c", "/b", "a/"] {
+        for bad in ["", "Raw", "raw@", "raw@x!", "raw@v3.1", "raw@v03", "raw@3f2a@1", "a/b/c", "/b", "a/"] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
         for bad in ["raw@2026-11-20t", "raw@2026/11/20", "raw@2026-11-20T25:00"] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
         assert_eq!("flights/model@7".parse::<Reference>().unwrap().to_string(), "flights/model");
+    }
+
+    #[test]
+    fn what_stands_after_the_at_means_one_thing() {
+        let means = |text: &str| text.parse::<Which>().unwrap().means;
+        assert_eq!(means("v3"), Means::Number(3));
+        assert_eq!(means("prod"), Means::Tag(Tag::new("prod").unwrap()));
+        assert_eq!(means("PROD"), Means::Tag(Tag::new("prod").unwrap()));
+        assert_eq!(means("abc"), Means::Tag(Tag::new("abc").unwrap()));
+        for digits in ["beef", "7", "flights-7"] {
+            assert_eq!(means(digits), Means::Digits, "{digits}");
+        }
+        // A day is written as a run might be.
+        assert!(matches!(means("2026-11-20"), Means::Time(_)));
+        let raw = |text: &str| text.parse::<Reference>().unwrap();
+        assert_eq!(raw("raw").at(Some("v3".parse().unwrap())).unwrap(), raw("raw@v3"));
+        assert_eq!(raw("raw@v3").at(None).unwrap(), raw("raw@v3"));
+        assert!(raw("raw@v3").at(Some("v3".parse().unwrap())).is_err());
+        assert!(raw("flights/model").dataset().is_err() && raw("raw@v3").dataset().is_ok());
+    }
+
+    #[test]
+    fn a_version_is_chosen_by_its_number_and_by_a_tag() {
+        let numbered = |number: u64, byte: u8, tags: &[&str]| {
+            let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+            VersionInfo { number: Some(number), tags, ..info(byte) }
+        };
+        // The first and the third are the same.
+        let named = || {
+            Named::Dataset(vec![
+                numbered(3, 0x11, &["gold"]),
+                numbered(2, 0x22, &["prod"]),
+                numbered(1, 0x11, &["gold"]),
+            ])
+        };
+        let check = |text: &str, number: Option<u64>| {
+            let found = named().one(&text.parse().unwrap()).ok().and_then(|info| info.number);
+            assert_eq!(found, number, "{text}");
+        };
+        check("raw", Some(3));
+        check("raw@v1", Some(1));
+        check("raw@v2", Some(2));
+        check("raw@v4", None);
+        check("raw@prod", Some(2));
+        check("raw@gold", Some(3));
+        check("raw@1111", Some(3));
+        let fault = named().one(&"raw@gone".parse().unwrap()).unwrap_err();
+        assert_eq!(fault.what, "raw has no tag gone");
+        assert!(fault.hint.unwrap().starts_with("it has gold, prod;"));
+        let fault = named().one(&"raw@v9".parse().unwrap()).unwrap_err();
+        assert!(fault.hint.unwrap().starts_with("the newest are v3 of "));
+        assert!(Named::Output(vec![made(1, 0x11)]).one(&"model@v1".parse().unwrap()).is_err());
     }
 
     #[test]

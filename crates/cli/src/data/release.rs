@@ -18,7 +18,7 @@ it before stays where it must, and what its stage makes anew must stay too: `rel
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Release {
-    /// A dataset, and a version by its first digits; or an output, and a run
+    /// A dataset, and a version by its number, first digits, tag or time; or an output, and a run
     #[arg(value_name = "NAME[@VERSION]")]
     name: Reference,
     /// Why it may leave

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use tombolo_api::wire::{Lineage, LineageStep, VersionInfo};
+use tombolo_api::wire::{Lineage, LineageStep, RemovedVersion, VersionInfo};
 use tombolo_core::facts::{Column, Table};
 
-use super::{Named, Reference, find, output_table, version_path, version_table};
+use super::{Named, Reference, Which, find, output_table, version_path, version_table};
 use crate::failure::Failure;
 use crate::render;
 use crate::session::{Output, Session};
@@ -14,21 +14,33 @@ use crate::session::{Output, Session};
 const EXAMPLES: &str = "\
 Examples:
   tombolo data show raw             its versions
-  tombolo data show raw@3f2a        one version: schema, expectations, lineage, files
+  tombolo data show raw@v3          one version: schema, expectations, lineage, files
+  tombolo data show raw --at 2026-11-20
+  tombolo data show raw --removed   what lost its name, when and why
   tombolo data show flights/model   what runs have made under this name
   tombolo data show flights/model@7 what run 7 has made, with its files";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Show {
-    /// A dataset, and a version by its first digits; or an output, and a run
+    /// A dataset, and a version by its number, first digits, tag or time; or an output, and a run
     #[arg(value_name = "NAME[@VERSION]")]
     name: Reference,
+    /// Which version: the same as after an `@`
+    #[arg(long, value_name = "VERSION|TAG|TIME")]
+    at: Option<Which>,
+    /// What lost its name, and why; `tombolo data restore` may bring it back
+    #[arg(long, conflicts_with = "at")]
+    removed: bool,
 }
 
 pub async fn run(session: &Session, args: Show) -> Result<(), Failure> {
-    if args.name.which.is_none() {
-        match (Named::find(session, &args.name).await?, session.output) {
+    let name = args.name.at(args.at)?;
+    if args.removed {
+        return removed(session, &name).await;
+    }
+    if name.which.is_none() {
+        match (Named::find(session, &name).await?, session.output) {
             (Named::Dataset(versions), Output::Text) => render::text(&version_table(&versions)),
             (Named::Dataset(versions), Output::Json) => render::json(&versions),
             (Named::Output(outputs), Output::Text) => render::text(&output_table(&outputs, false)),
@@ -36,18 +48,54 @@ pub async fn run(session: &Session, args: Show) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let info = find(session, &args.name).await?;
+    let info = find(session, &name).await?;
     let path = version_path(info.version);
     let files: serde_json::Value = session.client.get(&format!("{path}/files")).await?;
     let lineage: Lineage = session.client.get(&format!("{path}/lineage")).await?;
     match session.output {
         Output::Json => render::json(&serde_json::json!({ "version": info, "files": files, "lineage": lineage })),
         Output::Text => {
+            if let Some(why) = &info.why {
+                eprintln!("{name}: {why}, by {}", render::dash(info.by.clone()));
+            }
             let (found, history) = (facts(&info), history(&lineage, &info));
             render::text(&format!("{}{found}{history}\n{}", version_table(&[info]), file_table(&files)));
         }
     }
     Ok(())
+}
+
+async fn removed(session: &Session, name: &Reference) -> Result<(), Failure> {
+    if let Some(which) = &name.which {
+        return Err(Failure::usage(format!("--removed lists all of {name}, not {}", which.text))
+            .hint(format!("tombolo data show {name} --removed")));
+    }
+    let removed: Vec<RemovedVersion> = session.all(&format!("/v1/datasets/{}/removed", name.dataset()?)).await?;
+    match session.output {
+        Output::Text if removed.is_empty() => eprintln!("nothing of {name} lost its name"),
+        Output::Text => render::text(&removed_table(&removed)),
+        Output::Json => render::json(&removed),
+    }
+    Ok(())
+}
+
+fn removed_table(removed: &[RemovedVersion]) -> String {
+    let now = render::now();
+    let row = |removed: &RemovedVersion| {
+        vec![
+            format!("v{}", removed.number),
+            removed.version.short(),
+            render::bytes(removed.bytes),
+            removed.files.to_string(),
+            removed.sites.join(", "),
+            render::ago(now, removed.at),
+            render::ago(now, removed.removed),
+            removed.by.clone(),
+            removed.why.clone(),
+        ]
+    };
+    let header = ["no", "version", "size", "files", "was at", "added", "removed", "by", "why"];
+    render::table(&header, &[2, 3], removed.iter().map(row).collect())
 }
 
 /// Its schema, and whether it is what it is expected to be.

@@ -19,7 +19,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Why {
-    /// A dataset, and a version by its first digits; or an output, and a run
+    /// A dataset, and a version by its number, first digits, tag or time; or an output, and a run
     #[arg(value_name = "NAME[@VERSION]")]
     name: Reference,
     /// The site that it shall or shall not be at

@@ -49,23 +49,35 @@ pub async fn run(global: &Global, args: Demo) -> Result<(), Failure> {
     let home = Home::find()?;
     let dir = args.dir.clone().unwrap_or_else(|| home.0.join("demo"));
     let before = home.context()?;
+    if global.server.is_some() {
+        eprintln!("the demo starts a control plane of its own; --server and $TOMBOLO_SERVER are not used");
+    }
     let mut processes = Processes::start(&home, &dir).await?;
+    let session = processes.session()?;
     let played = tokio::select! {
-        played = play(global, &args, &dir) => played,
+        played = play(&session, &args, &dir) => played,
         interrupted = interrupted() => interrupted,
     };
     if played.is_ok() && !args.once {
         eprintln!("\nEverything keeps running until Ctrl-C. In a second terminal try:");
         eprintln!("  {0} ps\n  {0} logs train\n  {0} data ls\n  {0} site ls", processes.program());
+        if global.server.is_some() {
+            eprintln!("  with $TOMBOLO_SERVER and $TOMBOLO_TOKEN unset, that they find the demo");
+        }
         tokio::select! {
             _ = interrupted() => {}
             dead = processes.watch() => eprintln!("{dead} has ended by itself; stopping the rest"),
         }
     }
     eprintln!("stopping");
-    processes.stop(global).await;
-    if let Some(before) = before {
-        home.write_context(&before)?;
+    let own = processes.context().cloned();
+    processes.stop().await;
+    // Unless another control plane has been started meanwhile, commands find again what they found before.
+    if home.context()? == own {
+        match before {
+            Some(before) => home.write_context(&before)?,
+            None => home.remove_context()?,
+        }
     }
     played
 }
@@ -80,22 +92,21 @@ async fn interrupted() -> Result<(), Failure> {
     Ok(())
 }
 
-async fn play(global: &Global, args: &Demo, dir: &std::path::Path) -> Result<(), Failure> {
-    let session = Session::open(global)?;
-    wait_for_sites(&session).await?;
+async fn play(session: &Session, args: &Demo, dir: &std::path::Path) -> Result<(), Failure> {
+    wait_for_sites(session).await?;
     let project_dir = example::lay_out(&dir.join("flights"), args.full).await?;
     let project = Project::load(&project_dir)?;
 
     eprintln!("\n== the plan of {}", project_dir.display());
-    eprint!("{}", plan::text(&plan::of_project(&session, &project, None).await?));
+    eprint!("{}", plan::text(&plan::of_project(session, &project, None).await?));
     eprintln!("\n== submitting");
-    let SubmittedRun { id, .. } = submit(&session, &project, &SubmitOptions::default()).await?;
+    let SubmittedRun { id, .. } = submit(session, &project, &SubmitOptions::default()).await?;
     eprintln!("\n== the run");
-    let view = follow(&session, &id, &FollowOptions::default()).await?;
+    let view = follow(session, &id, &FollowOptions::default()).await?;
     eprintln!("\n== what ran where");
     render::text(&summary(&view));
     verdict(&view)?;
-    predict(&session, &id, &project_dir).await
+    predict(session, &id, &project_dir).await
 }
 
 async fn wait_for_sites(session: &Session) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use tombolo_core::SiteId;
 
 use super::example::SITES;
 use crate::failure::Failure;
-use crate::home::Home;
+use crate::home::{Context, Home};
 use crate::run::is_over;
 use crate::session::{Global, Session, new_key};
 
@@ -26,6 +26,8 @@ const KEPT: [&str; 2] = ["envs", "tools"];
 pub struct Processes {
     program: PathBuf,
     children: Vec<(String, Child)>,
+    /// What the demo's own control plane has written down, once it serves.
+    context: Option<Context>,
 }
 
 impl Processes {
@@ -33,7 +35,7 @@ impl Processes {
         let program = std::env::current_exe()
             .map_err(|error| Failure::system("this program can't find itself").because(error))?;
         clear(dir)?;
-        let mut processes = Processes { program, children: Vec::new() };
+        let mut processes = Processes { program, children: Vec::new(), context: None };
         let started = processes.start_all(home, dir).await;
         match started {
             Ok(()) => Ok(processes),
@@ -46,6 +48,20 @@ impl Processes {
 
     pub fn program(&self) -> String {
         self.program.display().to_string()
+    }
+
+    pub fn context(&self) -> Option<&Context> {
+        self.context.as_ref()
+    }
+
+    /// With the demo's own control plane, whatever other one the environment names or was started since.
+    pub fn session(&self) -> Result<Session, Failure> {
+        let context = self.context.as_ref().ok_or_else(|| Failure::system("the control plane does not serve yet"))?;
+        let token = std::fs::read_to_string(&context.token_file).map_err(|error| {
+            Failure::system(format!("{} can't be read", context.token_file.display())).because(error)
+        })?;
+        let server = Some(context.address.clone());
+        Session::open(&Global { server, token: Some(token), ..Global::default() })
     }
 
     async fn start_all(&mut self, home: &Home, dir: &Path) -> Result<(), Failure> {
@@ -75,8 +91,8 @@ impl Processes {
             .map_err(|_| Failure::system("the control plane did not start in time").hint(see(&log)))??;
         eprintln!("control plane at {}", context.address);
 
-        let global = Global::default();
-        let session = Session::open(&global)?;
+        self.context = Some(context.clone());
+        let session = self.session()?;
         for site in SITES {
             let name = SiteId::new(site.name).expect("a fixed name");
             let body = NewJoinToken { site: Some(name), expires_in_s: Some(600) };
@@ -98,6 +114,7 @@ impl Processes {
         let mut command = Command::new(&self.program);
         // They end with the demo, however it ends; and Ctrl-C in the terminal is for the demo alone.
         command.env("TOMBOLO_DIE_WITH_PARENT", "1").process_group(0);
+        command.env_remove("TOMBOLO_SERVER").env_remove("TOMBOLO_TOKEN");
         if std::env::var_os("TOMBOLO_LOG").is_none() {
             command.env("TOMBOLO_LOG", "info,iroh=warn,noq=warn");
         }
@@ -128,8 +145,8 @@ impl Processes {
     }
 
     /// Stops what runs, then the agents, then the control plane. What was run outlives its agent, so it goes first.
-    pub async fn stop(mut self, global: &Global) {
-        if let Ok(session) = Session::open(global) {
+    pub async fn stop(mut self) {
+        if let Ok(session) = self.session() {
             let stopped = stop_runs(&session);
             if !matches!(tokio::time::timeout(STOP_MAX, stopped).await, Ok(Ok(()))) {
                 eprintln!("not everything that ran could be stopped; see `ps` for what is left");

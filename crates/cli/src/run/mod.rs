@@ -51,6 +51,9 @@ pub struct Run {
     /// The site on this machine that gets the code, and the data that may be there
     #[arg(long)]
     site: Option<SiteId>,
+    /// Submit also what no site can run now, to wait for one that can
+    #[arg(long)]
+    wait_for_site: bool,
 }
 
 pub async fn run(global: &Global, args: Run) -> Result<(), Failure> {
@@ -61,7 +64,11 @@ pub async fn run(global: &Global, args: Run) -> Result<(), Failure> {
     }
     let session = Session::open(global)?;
     // Of the whole project: a run's own plan grows with it, as each stage is decided when its inputs are there.
-    eprint!("{}", plan::text(&plan::of_project(&session, &project, args.objective).await?));
+    let plan = plan::of_project(&session, &project, args.objective).await?;
+    eprint!("{}", plan::text(&plan));
+    if !args.wait_for_site {
+        plan::refuse_hopeless(&plan)?;
+    }
     let SubmittedRun { id } = submit(&session, &project, &options).await?;
     eprintln!("run {id}");
     if args.detach {

@@ -20,4 +20,6 @@ mod residency;
 mod runs;
 #[path = "../../../connect/tests/servers/mod.rs"]
 mod servers;
+mod tracking;
+mod versions;
 mod world;

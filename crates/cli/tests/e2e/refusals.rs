@@ -97,7 +97,11 @@ fn a_stage_for_an_unknown_site_says_so() {
     let dir = world.project("p", "project: p\nstages: { a: { run: 'true', site: mars } }\n", &[]);
     let text = world.ok(&["plan", &dir]);
     assert!(text.contains("a has no place") && text.contains("mars"), "{text}");
-    let run = world.submit(&dir);
+    let refused = world.cli(&["run", &dir, "--detach"]);
+    assert!(refused.code == 2 && refused.err.contains("no site can run a"), "{refused}");
+    assert!(refused.err.contains("here:") && refused.err.contains("--wait-for-site"), "{refused}");
+    assert_eq!(world.json(&["ps"]), serde_json::json!([]), "nothing was submitted");
+    let run = world.ok(&["run", &dir, "--detach", "--wait-for-site"]).trim().to_owned();
     let stage = world.wait_stage(&run, "a", &["queued"]);
     let why = wait(super::world::SOON, "the reason is told", || {
         workload(&world.view(&run), "a")["why"].as_str().map(str::to_owned)

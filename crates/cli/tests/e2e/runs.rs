@@ -193,3 +193,52 @@ fn sha256(text: &str) -> String {
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
     String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()[..64].to_owned()
 }
+
+/// As the README's first project does it.
+#[test]
+fn what_was_got_into_a_project_is_no_code() {
+    let world = World::with_sites(&[("home", &[]), ("away", &[])]);
+    let yaml = "
+project: shop
+data: { raw: { path: data/raw.csv, keep_at: home } }
+stages:
+  clean: { run: 'cp inputs/raw/* outputs/clean/', in: [raw], out: [clean] }
+  look: { run: 'find . -name \"*.csv\" -not -path \"./inputs/*\" > outputs/seen/files', out: [seen], site: away }
+";
+    let dir = world.project("shop", yaml, &[("real/raw.csv", "a,b\n1,2\n")]);
+    std::fs::create_dir(format!("{dir}/data")).unwrap();
+    std::os::unix::fs::symlink("../real/raw.csv", format!("{dir}/data/raw.csv")).unwrap();
+    world.ok(&["run", &dir]);
+    for (name, place) in [("raw", "before"), ("shop/clean", "clean")] {
+        let got = world.cli(&["data", "get", name, &format!("{dir}/{place}")]);
+        assert!(got.code == 0 && got.err.contains(".tomboloignore says so now"), "{got}");
+    }
+    let again: Value = serde_json::from_str(&world.ok(&["run", &dir, "--output", "json"])).unwrap();
+    assert_eq!(states(&again), "clean cached, look cached");
+    let forced: Value = serde_json::from_str(&world.ok(&["run", &dir, "--force", "--output", "json"])).unwrap();
+    let seen = world.path("seen");
+    world.ok(&["data", "get", "shop/seen", &seen.display().to_string()]);
+    assert_eq!(std::fs::read_to_string(seen.join("files")).unwrap(), "", "data was brought as code: {forced:#}");
+}
+
+#[test]
+fn a_service_with_a_port_of_its_own_is_deployed_again() {
+    let world = World::with_sites(&SITE);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let yaml = |word: &str| {
+        format!(
+            "
+project: fixed
+services:
+  serve: {{ run: 'echo {word} > index.html; exec python3 -m http.server $PORT --bind 127.0.0.1', port: {port}, ready: /index.html }}
+"
+        )
+    };
+    let first = world.submit(&world.project("fixed", &yaml("one"), &[]));
+    world.wait_run(&first, &["serving"]);
+    let second = world.submit(&world.project("fixed", &yaml("two"), &[]));
+    let view = world.wait_run(&second, &["serving"]);
+    assert_eq!(workload(&view, "serve")["attempts"].as_array().unwrap().len(), 1, "{view:#}");
+    world.wait_run(&first, &["stopped"]);
+    world.ok(&["stop", &second]);
+}

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tombolo_api::wire::AuditEntry;
 use tombolo_core::sync::{Intent, Made};
-use tombolo_core::world::{Changes, Release, World};
+use tombolo_core::world::{Changes, Pruned, Release, World};
 use tombolo_core::{Millis, Name, RunId, SiteId, Timestamp, VersionId};
 
 use super::{Applied, Clock, Command, Wakes};
-use crate::store::{Live, Store, Write};
+use crate::store::{Committed, Live, Store, Write};
 
 /// Commands taken into one transaction.
 const BATCH_MAX: usize = 512;
@@ -37,6 +37,10 @@ pub(super) struct Task {
     /// Sites that were reachable in the last pass.
     reachable: BTreeSet<SiteId>,
     decided: Timestamp,
+    /// Versions that lost a name while something live needed them.
+    unnamed: BTreeSet<VersionId>,
+    /// Something live was let go of since they were looked at.
+    retired: bool,
 }
 
 impl Task {
@@ -63,6 +67,7 @@ impl Task {
         }
         world.versions.extend(live.versions);
         world.forgotten.extend(live.forgotten);
+        world.datasets.extend(live.datasets);
         world.load_sketches(live.sketches);
         for (project, workload, past) in live.history {
             world.history.insert((project, workload), past);
@@ -71,7 +76,8 @@ impl Task {
         world.forget_questions();
         let heard = world.sites.values().filter_map(|site| Some((site.info.id.clone(), site.heard?))).collect();
         let decided = Timestamp(i64::MIN);
-        Task { world, store, clock, events, wakes, heard, pruned: None, reachable: BTreeSet::new(), decided }
+        let (reachable, unnamed) = (BTreeSet::new(), BTreeSet::new());
+        Task { world, store, clock, events, wakes, heard, pruned: None, reachable, decided, unnamed, retired: false }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
@@ -117,14 +123,15 @@ impl Task {
         }
         let changes = self.conclude(now).await;
         let runs_touched = revived || !changes.runs.is_empty() || !changes.workloads.is_empty();
-        let wake = changes.wake.clone();
+        let (wake, unnamed) = (changes.wake.clone(), changes.unnamed.clone());
         let mut all = self.writes_of(changes);
         all.append(&mut writes);
         self.write_heard(now, &mut all);
         self.prune(now, &mut all);
+        self.drop_unnamed(unnamed, &mut all);
         self.commit(all).await;
         if runs_touched {
-            self.world.retire();
+            self.retired |= !self.world.retire().is_empty();
         }
         wake.iter().for_each(|site| self.wakes.ring(site));
         answers.into_iter().for_each(|answer| answer());
@@ -231,8 +238,16 @@ impl Task {
                 writes.push(Write::Cached { key: hash(&key), made_by, outputs });
             }
         }
+        for name in changes.datasets {
+            if let Some(dataset) = world.datasets.get(&name) {
+                let (last, rules) = (dataset.last, dataset.rules.clone());
+                writes.push(Write::Dataset { name, last, rules });
+            }
+        }
+        writes.extend(changes.namings.into_iter().map(|naming| Write::Naming(Box::new(naming))));
         let now = self.clock.now();
         writes.extend(changes.released.into_iter().map(|release| Write::Audit(Box::new(audit(release, now)))));
+        writes.extend(changes.pruned.into_iter().map(|pruned| Write::Audit(Box::new(audit_pruned(pruned, now)))));
         writes.extend(changes.events.into_iter().map(|event| Write::Event(Box::new(event))));
         writes
     }
@@ -249,6 +264,23 @@ impl Task {
         }
     }
 
+    /// What lost its last name may go, unless something live needs it: then when that is over.
+    fn drop_unnamed(&mut self, unnamed: BTreeSet<VersionId>, writes: &mut Vec<Write>) {
+        if unnamed.is_empty() && !std::mem::take(&mut self.retired) {
+            return;
+        }
+        self.unnamed.extend(unnamed);
+        let (world, mut left) = (&self.world, BTreeSet::new());
+        // What got a name anew in this very pass has it here; of outputs' names the store knows.
+        for version in std::mem::take(&mut self.unnamed).into_iter().filter(|version| !world.is_named(*version)) {
+            match world.needs(&version) {
+                true => drop(left.insert(version)),
+                false => writes.push(Write::DropVersion { version }),
+            }
+        }
+        self.unnamed = left;
+    }
+
     fn prune(&mut self, now: Timestamp, writes: &mut Vec<Write>) {
         if self.pruned.is_none_or(|last| now >= last + PRUNE_EVERY) {
             self.pruned = Some(now);
@@ -261,8 +293,12 @@ impl Task {
             return;
         }
         match self.store.commit(writes).await {
-            Ok(last) => {
-                self.events.send_if_modified(|highest| std::mem::replace(highest, last) != last);
+            Ok(Committed { last_event, dropped }) => {
+                for version in dropped {
+                    let forgotten = self.world.forget_version(&version);
+                    debug_assert!(forgotten, "the world has what the store dropped: {version}");
+                }
+                self.events.send_if_modified(|highest| std::mem::replace(highest, last_event) != last_event);
             }
             Err(error) => {
                 // The world is ahead of its store now, and nobody may see it so.
@@ -288,6 +324,18 @@ pub(super) fn needed(world: &World) -> Vec<VersionId> {
 
 fn hash(key: &str) -> String {
     blake3::hash(key.as_bytes()).to_hex().to_string()
+}
+
+fn audit_pruned(pruned: Pruned, now: Timestamp) -> AuditEntry {
+    AuditEntry {
+        number: 0,
+        at: now.0,
+        who: pruned.by,
+        what: "retention".to_owned(),
+        on: format!("{} v{} {}", pruned.dataset, pruned.number, pruned.version),
+        outcome: "done".to_owned(),
+        detail: Some(format!("its name was removed, as none of the rules keeps it: {}", pruned.rules)),
+    }
 }
 
 fn audit(release: Release, now: Timestamp) -> AuditEntry {

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use tombolo_api::wire::{AuditEntry, Role, TokenInfo};
 use tombolo_core::Timestamp;
 use tombolo_core::spec::ProjectSpec;
+use tombolo_core::world::By;
 
 use super::Shared;
 use super::fault::Fault;
@@ -67,6 +68,11 @@ pub const RULES: &[(&str, &str, Door)] = &[
     ("GET", "/v1/datasets/{name}", Needs(Viewer)),
     ("GET", "/v1/datasets/{name}/versions", Needs(Viewer)),
     ("DELETE", "/v1/datasets/{name}/versions/{version}", Needs(Member)),
+    ("GET", "/v1/datasets/{name}/removed", Needs(Viewer)),
+    ("POST", "/v1/datasets/{name}/prune", Needs(Member)),
+    ("POST", "/v1/datasets/{name}/restore", Needs(Member)),
+    ("PUT", "/v1/datasets/{name}/tags/{tag}", Needs(Member)),
+    ("DELETE", "/v1/datasets/{name}/tags/{tag}", Needs(Member)),
     ("GET", "/v1/outputs", Needs(Viewer)),
     ("GET", "/v1/outputs/{project}/{output}", Needs(Viewer)),
     ("DELETE", "/v1/outputs/{project}/{output}/{run}", Needs(Member)),
@@ -83,13 +89,13 @@ pub const RULES: &[(&str, &str, Door)] = &[
 pub const RELEASES: Role = Operator;
 
 /// How long an answer may take to begin.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// The same where a site goes through its whole store for it.
 const SITE_ANSWERS_WITHIN: Duration = Duration::from_secs(2 * 3600);
 const SITE_WIDE: [&str; 2] = ["/v1/sites/{site}/gc", "/v1/sites/{site}/verify"];
 
 /// Longest path that is recorded, in characters.
-const PATH_SHOWN_MAX: usize = 200;
+pub(super) const PATH_SHOWN_MAX: usize = 200;
 
 /// Who asks. There is one only behind the door.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +128,11 @@ impl Caller {
              where its inputs must stay"
         );
         Err(Fault::forbidden("may-not-release", title).hint(hint))
+    }
+
+    /// Whose doing a change is.
+    pub fn by(&self, at: Timestamp) -> By<'_> {
+        By { who: self.who(), at }
     }
 
     /// The record of something that was done, to be written together with it.
@@ -164,7 +175,8 @@ pub(super) async fn door(State(shared): State<Shared>, mut request: Request, nex
     };
     if is_refusal(&method, answer.status()) {
         let why = answer.extensions().get::<Fault>().map(|fault| fault.0.title.clone());
-        record_refusal(&shared, token.as_ref(), format!("{method} {shown}"), why).await;
+        let who = token.as_ref().map(|token| token.name.as_str());
+        record_refusal(&shared, who, format!("{method} {shown}"), why).await;
     }
     answer
 }
@@ -194,13 +206,18 @@ async fn admit(
     Ok(Some(token))
 }
 
-async fn authenticate(shared: &Shared, headers: &HeaderMap) -> Result<TokenInfo, Fault> {
+/// The token that a request brings, as it came.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, Fault> {
     let given = headers.get(header::AUTHORIZATION).ok_or_else(|| Fault::unauthorized("a token is needed"))?;
     let given = given.to_str().ok().and_then(|text| text.split_once(' '));
-    let token = match given {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
-        _ => return Err(Fault::unauthorized("the Authorization header holds no bearer token")),
-    };
+    match given {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
+        _ => Err(Fault::unauthorized("the Authorization header holds no bearer token")),
+    }
+}
+
+pub(super) async fn authenticate(shared: &Shared, headers: &HeaderMap) -> Result<TokenInfo, Fault> {
+    let token = bearer(headers)?;
     // Looked up by a hash of 256 random bits, so how long the look-up takes tells nothing of other tokens.
     let known = shared.engine.store().token(&hash_token(token)).await?;
     match known {
@@ -221,15 +238,16 @@ pub struct RefusalLog {
 }
 
 /// Who may not, and what could not be changed as asked.
-fn is_refusal(method: &Method, status: StatusCode) -> bool {
+pub(super) fn is_refusal(method: &Method, status: StatusCode) -> bool {
     let changes = !matches!(*method, Method::GET | Method::HEAD);
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || (changes && status.is_client_error())
 }
 
-async fn record_refusal(shared: &Shared, token: Option<&TokenInfo>, what: String, why: Option<String>) {
+/// `who` is none where nobody known asked.
+pub(super) async fn record_refusal(shared: &Shared, who: Option<&str>, what: String, why: Option<String>) {
     let left_out = {
         let mut log = shared.refusals.lock().expect("nobody panics while holding it");
-        let window = if token.is_some() { &mut log.known } else { &mut log.unknown };
+        let window = if who.is_some() { &mut log.known } else { &mut log.unknown };
         window.admit(Instant::now())
     };
     let Some(left_out) = left_out else { return };
@@ -237,7 +255,7 @@ async fn record_refusal(shared: &Shared, token: Option<&TokenInfo>, what: String
     let entry = AuditEntry {
         number: 0,
         at: shared.engine.now().0,
-        who: token.map_or("nobody", |token| token.name.as_str()).to_owned(),
+        who: who.unwrap_or("nobody").to_owned(),
         what,
         on: String::new(),
         outcome: "refused".to_owned(),

@@ -120,6 +120,23 @@ impl From<Refusal> for Fault {
                 .hint("submit the project again: it reads the newest versions of its data"),
             Refusal::Over(..) => Fault::conflict("run-over", title),
             Refusal::Residency { .. } => Fault::forbidden("residency", title),
+            Refusal::NoDataset(_) => Fault::not_found(title).hint("`tombolo data ls` lists those that there are"),
+            Refusal::NotNamed { dataset, .. } => {
+                Fault::not_found(title).hint(format!("`tombolo data show {dataset}` lists its versions"))
+            }
+            Refusal::InUse { .. } => Fault::conflict("in-use", title).hint("wait until it is over, or stop it"),
+            Refusal::Tagged { dataset, tag, .. } => Fault::conflict("tagged", title).hint(format!(
+                "take the tag away first with `tombolo data tag --delete {dataset} {tag}`, or remove both with --force"
+            )),
+            Refusal::NoTag { dataset, .. } => {
+                Fault::not_found(title).hint(format!("`tombolo data show {dataset}` lists its tags"))
+            }
+            Refusal::TagElsewhere { .. } => {
+                Fault::conflict("tag-elsewhere", title).hint("to take it from there, say --move")
+            }
+            Refusal::TooManyTags(_) => {
+                Fault::conflict("too-many-tags", title).hint("take some away with `tombolo data tag --delete`")
+            }
         }
     }
 }

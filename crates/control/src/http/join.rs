@@ -106,7 +106,7 @@ fn admit(
     key: &str,
     info: &SiteInfo,
 ) -> Result<bool, Fault> {
-    let again = "an operator makes a new one with `tombolo site invite`";
+    let again = "an operator makes a new one with `tombolo site token`";
     let Some((bound, expires)) = token else {
         return Err(Fault::unauthorized("the join token is unknown, or was used already").hint(again));
     };

@@ -2,25 +2,39 @@
 
 use axum::Json;
 use axum::extract::State;
-use tombolo_api::wire::{LinkView, NewLink, Page};
+use tombolo_api::wire::{LinkView, NewLink, PAGE_DEFAULT, PAGE_MAX, Page, PageQuery};
 use tombolo_core::site::{Hours, Limit, Link};
 use tombolo_core::{Millis, SiteId};
 
 use super::Shared;
 use super::access::Caller;
-use super::extract::{At, Json as Body};
+use super::extract::{Ask, At, Json as Body};
 use super::fault::Fault;
 
 /// Longest latency that is believed, in milliseconds.
 const LATENCY_MS_MAX: u64 = 600_000;
 
-/// All links that are described or were measured; those that aren't here are assumed.
-#[utoipa::path(get, path = "/v1/links", tag = "sites", responses((status = 200, body = Page<LinkView>)))]
-pub(super) async fn list(State(shared): State<Shared>) -> Result<Json<Page<LinkView>>, Fault> {
-    let links = shared
-        .engine
-        .look(|world, _| world.links.0.iter().map(|((from, to), link)| view(from, to, *link)).collect::<Vec<_>>());
-    Ok(Json(Page { items: links.await?, next: None }))
+/// All links that are described or were measured, by both ends; those that aren't here are assumed.
+#[utoipa::path(
+    get, path = "/v1/links", tag = "sites", params(PageQuery), responses((status = 200, body = Page<LinkView>))
+)]
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    Ask(page): Ask<PageQuery>,
+) -> Result<Json<Page<LinkView>>, Fault> {
+    let limit = page.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX) as usize;
+    let after = page.after.unwrap_or_default();
+    // Where one page ends is said as `from/to`; no site's name has a slash.
+    let after = after.split_once('/').map(|(from, to)| (from.to_owned(), to.to_owned()));
+    let listed = shared.engine.look(move |world, _| {
+        let ends = |(from, to): &(SiteId, SiteId)| (from.to_string(), to.to_string());
+        let mut rest = world.links.0.iter().filter(|(link, _)| after.as_ref().is_none_or(|after| ends(link) > *after));
+        let items: Vec<_> = rest.by_ref().take(limit).map(|((from, to), link)| view(from, to, *link)).collect();
+        let more = rest.next().is_some();
+        let next = items.last().filter(|_| more).map(|link| format!("{}/{}", link.from, link.to));
+        Page { items, next }
+    });
+    Ok(Json(listed.await?))
 }
 
 /// Says how fast one direction between two sites is, which what is measured later changes, and what transfers may take.

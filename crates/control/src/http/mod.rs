@@ -16,11 +16,15 @@ mod logs;
 mod once;
 mod outputs;
 mod plans;
+mod prune;
 mod residency;
+mod restore;
 mod runs;
 mod secrets;
 mod sites;
+mod tags;
 mod tokens;
+mod tracking;
 mod versions;
 mod views;
 mod workloads;
@@ -33,6 +37,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 use tombolo_api::wire::Joined;
+use tombolo_tracking::Tracking;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -54,6 +59,7 @@ pub struct App {
     pub secrets: Arc<Secrets>,
     /// What an agent is told when it has joined.
     pub joined: Joined,
+    pub tracking: Tracking,
 }
 
 /// What the handlers share.
@@ -76,8 +82,9 @@ impl std::ops::Deref for Api {
     }
 }
 
-/// The whole API, ready to be served.
+/// The whole API, ready to be served. Agents' streams bring calls of workloads to the part that tracks experiments.
 pub fn router(app: App) -> axum::Router {
+    let hub = app.hub.clone();
     let shared = Arc::new(Api {
         app,
         creates: once::Creates::default(),
@@ -86,12 +93,16 @@ pub fn router(app: App) -> axum::Router {
         plans: Arc::new(Semaphore::new(plans::PLANS_MAX)),
     });
     let (router, _) = all().split_for_parts();
-    router
+    let tracking = tracking::router(&shared).layer(CatchPanicLayer::custom(panicked));
+    hub.track_with(tracking.clone());
+    let mut router = router
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), access::door))
         .fallback(unknown_route)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(CatchPanicLayer::custom(panicked))
-        .with_state(shared)
+        .method_not_allowed_fallback(wrong_method);
+    for path in tracking::PATHS {
+        router = router.route_service(path, tracking.clone());
+    }
+    router.layer(CatchPanicLayer::custom(panicked)).with_state(shared)
 }
 
 fn all() -> OpenApiRouter<Shared> {
@@ -127,6 +138,10 @@ fn all() -> OpenApiRouter<Shared> {
         .routes(routes!(datasets::show))
         .routes(routes!(datasets::versions))
         .routes(routes!(datasets::drop_version))
+        .routes(routes!(prune::prune))
+        .routes(routes!(restore::removed))
+        .routes(routes!(restore::restore))
+        .routes(routes!(tags::put, tags::remove))
         .routes(routes!(outputs::list))
         .routes(routes!(outputs::versions))
         .routes(routes!(outputs::unname))

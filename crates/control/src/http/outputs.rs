@@ -96,20 +96,15 @@ pub(super) async fn unname(
         return Err(missing(&project, &output).detail(format!("at least the run {run} has not")));
     };
     let version = made.version;
-    // This name is one of them.
-    let elsewhere = store.names(&version).await? > 1;
     let dropped = shared.engine.change(move |world, now| {
         if world.runs.contains_key(&run) {
             let title = format!("the run {run}, which made it, is not over");
             return Err(Fault::conflict("in-use", title).hint("wait until it is over, or stop it"));
         }
         let audit = caller.done(now, format!("{project}/{output}@{run} {version}"), None);
-        let mut writes = vec![Write::DropOutput { project, output, number: run.number() }, audit];
-        if !elsewhere && world.forget_version(&version) {
-            // From now on the sites' garbage collection may take its bytes.
-            writes.push(Write::DropVersion { version });
-        }
-        Ok(((), writes))
+        // From then on the sites' garbage collection may take its bytes, if it has no other name.
+        world.unname_output(version);
+        Ok(((), vec![Write::DropOutput { project, output, number: run.number() }, audit]))
     });
     dropped.await??;
     Ok(StatusCode::NO_CONTENT)

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use tombolo_api::wire::{ExpectedData, NewPlan, PlanView};
 use tombolo_core::world::{Submission, VersionRecord, World};
-use tombolo_core::{Digest, Name, Residency, Timestamp, VersionId, placement};
+use tombolo_core::{Digest, Residency, Timestamp, VersionId, placement};
 
 use super::extract::Json as Body;
 use super::fault::Fault;
@@ -33,24 +33,18 @@ pub(super) async fn plan(
     }
     let place = shared.plans.clone().try_acquire_owned();
     let place = place.map_err(|_| Fault::busy(format!("{PLANS_MAX} plans are being made already")))?;
-    let names = value.project.data.keys().filter(|name| !value.expected.contains_key(*name));
-    let newest = runs::newest(&shared, names.cloned().collect()).await?;
     let (world, now) = shared.engine.look(|world, now| (world.clone(), now)).await?;
     // Planning computes; the engine and the other requests go on meanwhile.
     let plan = tokio::task::spawn_blocking(move || {
         let _place = place;
-        make(world, now, value, newest)
+        make(world, now, value)
     });
     plan.await.map_err(|error| Fault::internal(&error))?.map(Json)
 }
 
-fn make(
-    mut world: World,
-    now: Timestamp,
-    wanted: NewPlan,
-    mut data: std::collections::BTreeMap<Name, VersionId>,
-) -> Result<PlanView, Fault> {
+fn make(mut world: World, now: Timestamp, wanted: NewPlan) -> Result<PlanView, Fault> {
     let NewPlan { mut project, expected, objective } = wanted;
+    let mut data = std::collections::BTreeMap::new();
     // Where things would go is told also of data that a run would refuse.
     project.allow_failed();
     for (name, ExpectedData { bytes, site }) in expected {
@@ -63,6 +57,7 @@ fn make(
         world.add_version(id, record, &site)?;
         data.insert(name, id);
     }
+    runs::add_newest(&world, &project, &mut data);
     // The code is small, and wherever it is submitted: it makes no difference to where things go.
     let code = stand_in("");
     let mut record = version(0, Residency::anywhere(), now);

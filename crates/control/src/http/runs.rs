@@ -58,12 +58,10 @@ pub(super) async fn submit(
         let title = format!("the run names a version of {name}, which is no dataset of the project");
         return Err(Fault::invalid("no-such-dataset", title));
     }
-    let (reader, missing) = (shared.clone(), missing_data(&value.project, &value.data));
-    let newest = async move { newest(&reader, missing).await };
     Create::new(caller, key, &hash)
-        .perform(shared, newest, move |world, now, caller, newest| {
+        .perform(shared, std::future::ready(Ok(())), move |world, now, caller, ()| {
             let NewRun { project, code, mut data, force, .. } = value;
-            data.extend(newest);
+            add_newest(world, &project, &mut data);
             let rules = rules(world, &project, &data)?;
             let id = world.next_run(&project.name);
             let by = caller.who().to_owned();
@@ -78,20 +76,11 @@ pub(super) async fn submit(
         .await
 }
 
-fn missing_data(project: &ProjectSpec, data: &BTreeMap<Name, VersionId>) -> Vec<Name> {
-    project.data.keys().filter(|name| !data.contains_key(*name)).cloned().collect()
-}
-
-/// The newest version of each dataset that has one.
-pub(super) async fn newest(shared: &Shared, names: Vec<Name>) -> Result<BTreeMap<Name, VersionId>, Fault> {
-    let mut found = BTreeMap::new();
-    for name in names {
-        let dataset = shared.engine.store().dataset(&name).await?;
-        if let Some((version, _)) = dataset.and_then(|dataset| dataset.versions.first().copied()) {
-            found.insert(name, version);
-        }
-    }
-    Ok(found)
+/// Of each dataset of which no version is named, the newest that it has.
+pub(super) fn add_newest(world: &World, project: &ProjectSpec, data: &mut BTreeMap<Name, VersionId>) {
+    let missing = project.data.keys().filter(|name| !data.contains_key(*name));
+    let found: Vec<_> = missing.filter_map(|name| Some((name.clone(), world.newest(name)?))).collect();
+    data.extend(found);
 }
 
 /// The versions whose bytes the project puts under a rule that they are not under yet, and a site of theirs that

@@ -92,13 +92,19 @@ pub(super) async fn revoke(
     caller: Caller,
     At(id): At<SiteId>,
 ) -> Result<Json<SiteView>, Fault> {
-    let site = id.clone();
-    let revoked = shared.engine.change(move |world, now| {
-        world.revoke(&site, now)?;
-        Ok::<_, Fault>(((), vec![caller.done(now, &site, None)]))
+    let (site, told) = (id.clone(), shared.clone());
+    // Whoever asked may hang up; what is decided is carried out all the same.
+    let revoked = tokio::spawn(async move {
+        let on = site.clone();
+        let change = told.engine.change(move |world, now| {
+            world.revoke(&on, now)?;
+            Ok::<_, Fault>(((), vec![caller.done(now, &on, None)]))
+        });
+        change.await??;
+        told.hub.disconnect(&site);
+        Ok::<_, Fault>(())
     });
-    revoked.await??;
-    shared.hub.disconnect(&id);
+    revoked.await.map_err(|error| Fault::internal(&error))??;
     view(&shared, id).await.map(Json)
 }
 

@@ -15,7 +15,6 @@ use super::fault::Fault;
 use super::feed::{Feed, hand_on};
 use super::once::{Create, Key};
 use super::{Shared, check, logs, sites, views};
-use crate::store::Write;
 
 /// Makes a version known that is in a site's store, under a dataset's name or without one.
 #[utoipa::path(
@@ -41,14 +40,14 @@ pub(super) async fn add(
             let record = VersionRecord { bytes, files, residency, made_by: None, given, at: now, replicas, facts };
             world.add_version(version, record, &site)?;
             sketch.into_iter().for_each(|sketch| world.learn_sketch(version, sketch));
-            let name = dataset.as_ref().map(ToString::to_string);
-            let detail = match &name {
-                Some(name) => format!("of {name}, at {site}"),
-                None => format!("at {site}"),
+            let Some(name) = dataset else {
+                let audit = caller.done(now, version, Some(format!("at {site}")));
+                return Ok((views::version(version, &world.versions[&version], None), vec![audit]));
             };
-            let mut writes = vec![caller.done(now, version, Some(detail))];
-            writes.extend(dataset.map(|name| Write::Dataset { name, version, at: now }));
-            Ok((views::version(version, &world.versions[&version], name), writes))
+            let number = world.name_version(&name, version, None, caller.by(now))?;
+            let audit = caller.done(now, version, Some(format!("v{number} of {name}, at {site}")));
+            let info = views::named(world, &name, number).expect("it was named just now");
+            Ok((info, vec![audit]))
         })
         .await
 }

@@ -6,7 +6,7 @@ use tombolo_api::wire::{AttemptView, OutputView, PlanView, RunView, SiteView, Ve
 use tombolo_core::placement::Placement;
 use tombolo_core::workload::State;
 use tombolo_core::world::{Attempt, RunRecord, SiteRecord, VersionRecord, WorkloadRecord, World};
-use tombolo_core::{Epoch, Millis, SiteId, Timestamp, VersionId};
+use tombolo_core::{Epoch, Millis, Name, SiteId, Tag, Timestamp, VersionId};
 
 /// Sites that were not heard of for too long: since when.
 pub type Silent = BTreeMap<SiteId, Option<Timestamp>>;
@@ -164,10 +164,30 @@ pub fn site(world: &World, record: &SiteRecord, now: Timestamp) -> SiteView {
     }
 }
 
+/// A version under a dataset's name.
+pub fn named(world: &World, dataset: &Name, number: u64) -> Option<VersionInfo> {
+    let known = world.datasets.get(dataset)?;
+    let named = known.versions.get(&number)?;
+    let record = world.versions.get(&named.version)?;
+    Some(VersionInfo {
+        number: Some(number),
+        tags: known.tags_of(named.version).map(Tag::to_string).collect(),
+        by: Some(named.by.clone()).filter(|by| !by.is_empty()),
+        why: named.why.clone(),
+        // When it came under this name, which may be later than when its bytes were first known.
+        at: named.at.0,
+        ..version(named.version, record, Some(dataset.to_string()))
+    })
+}
+
 pub fn version(id: VersionId, record: &VersionRecord, dataset: Option<String>) -> VersionInfo {
     VersionInfo {
         version: id,
         dataset,
+        number: None,
+        tags: Vec::new(),
+        by: None,
+        why: None,
         bytes: record.bytes,
         files: record.files,
         residency: record.residency.to_string(),

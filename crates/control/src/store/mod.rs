@@ -7,10 +7,13 @@ use std::collections::BTreeMap;
 
 use futures_util::future::BoxFuture;
 use tombolo_api::wire::{AuditEntry, EventView, OutputQuery, Page, PageQuery, Role, SecretInfo, TokenInfo};
+use tombolo_core::retention::Rules;
 use tombolo_core::site::Link;
 use tombolo_core::sketch::Sketch;
 use tombolo_core::sync::Made;
-use tombolo_core::world::{Event, PastRuns, RunRecord, SiteRecord, VersionRecord, WorkloadRecord};
+use tombolo_core::world::{
+    Dataset, Event, Naming, PastRuns, Removed, RunRecord, SiteRecord, VersionRecord, WorkloadRecord,
+};
 use tombolo_core::{Epoch, Name, RunId, SiteId, Timestamp, VersionId, WorkloadId};
 
 pub mod sqlite;
@@ -65,16 +68,13 @@ pub enum Write {
         outputs: BTreeMap<Name, Made>,
     },
     Event(Box<Event>),
-    /// A version of a dataset, under its name.
+    /// A dataset's last number and its rules; its names and tags are written as they come and go.
     Dataset {
         name: Name,
-        version: VersionId,
-        at: Timestamp,
+        last: u64,
+        rules: BTreeMap<Name, Rules>,
     },
-    DropDataset {
-        name: Name,
-        version: VersionId,
-    },
+    Naming(Box<Naming>),
     /// The name of what one run made.
     DropOutput {
         project: Name,
@@ -86,8 +86,8 @@ pub enum Write {
         version: VersionId,
         sketch: Box<Sketch>,
     },
-    /// Of a version that no dataset, run or cache entry names any more; its sketch goes too. The rules that it
-    /// was under are kept.
+    /// Of a version that nothing live needs any more. It goes with its sketch if, after all else of the batch, no dataset
+    /// and no output names it: only here both are known. The rules that it was under are kept.
     DropVersion {
         version: VersionId,
     },
@@ -156,15 +156,18 @@ pub struct Live {
     pub sketches: Vec<(VersionId, Sketch)>,
     pub history: Vec<(Name, Name, PastRuns)>,
     pub counters: Vec<(Name, u64)>,
+    pub datasets: Vec<(Name, Dataset)>,
     /// The highest event number given out.
     pub last_event: i64,
 }
 
-/// A dataset's name with its versions, newest first.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Dataset {
-    pub name: Name,
-    pub versions: Vec<(VersionId, Timestamp)>,
+/// What a batch came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Committed {
+    /// The highest event number given out.
+    pub last_event: i64,
+    /// Those of the versions to be dropped that nothing named.
+    pub dropped: Vec<VersionId>,
 }
 
 /// What a run made under a name.
@@ -180,8 +183,8 @@ pub struct NamedOutput {
 }
 
 pub trait Store: Send + Sync + 'static {
-    /// All of it or nothing, in the order given; durable when it answers. Answers with the highest event number.
-    fn commit(&self, batch: Vec<Write>) -> Answer<'_, i64>;
+    /// All of it or nothing, in the order given; durable when it answers.
+    fn commit(&self, batch: Vec<Write>) -> Answer<'_, Committed>;
     fn live(&self) -> Answer<'_, Live>;
 
     fn run(&self, id: &RunId) -> Answer<'_, Option<(RunRecord, Vec<WorkloadRecord>)>>;
@@ -195,15 +198,13 @@ pub trait Store: Send + Sync + 'static {
     /// The outputs of those of the keys that are known.
     fn cached(&self, keys: Vec<String>) -> Answer<'_, BTreeMap<String, BTreeMap<Name, Made>>>;
 
-    fn datasets(&self, page: &PageQuery) -> Answer<'_, Page<Dataset>>;
-    fn dataset(&self, name: &Name) -> Answer<'_, Option<Dataset>>;
     fn version(&self, id: &VersionId) -> Answer<'_, Option<VersionRecord>>;
     /// The newest of each output, by project and name.
     fn outputs(&self, query: &OutputQuery) -> Answer<'_, Page<NamedOutput>>;
     /// What runs of a project have made under a name, newest first.
     fn output(&self, project: &Name, output: &Name, page: &PageQuery) -> Answer<'_, Page<NamedOutput>>;
-    /// Names that a version has: as a dataset's, and as an output of a run.
-    fn names(&self, id: &VersionId) -> Answer<'_, u64>;
+    /// What lost a dataset's name, newest first.
+    fn removed(&self, dataset: &Name, page: &PageQuery) -> Answer<'_, Page<(u64, Removed)>>;
     /// All versions. [`crate::engine::Engine::kept`] adds those on their way.
     fn versions(&self) -> Answer<'_, Vec<VersionId>>;
 

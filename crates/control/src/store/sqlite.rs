@@ -8,12 +8,13 @@ use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::sync::Mutex;
 use tombolo_api::wire::{AuditEntry, EventView, OutputQuery, Page, PageQuery, Role, SecretInfo, TokenInfo};
 use tombolo_core::sync::Made;
-use tombolo_core::world::{RunRecord, VersionRecord, WorkloadRecord};
+use tombolo_core::world::{Removed, RunRecord, VersionRecord, WorkloadRecord};
 use tombolo_core::{Epoch, Name, RunId, SiteId, Timestamp, VersionId, WorkloadId};
 
-use super::{Answer, Dataset, Idempotent, Live, NamedOutput, Store, StoreError, Write};
+use super::{Answer, Committed, Idempotent, Live, NamedOutput, Store, StoreError, Write};
 
 mod access;
+mod datasets;
 mod open;
 mod outputs;
 mod read;
@@ -47,17 +48,17 @@ impl SqliteStore {
         self.writer.into_inner().close().await.map_err(failed)
     }
 
-    async fn write(&self, batch: Vec<Write>) -> Result<i64, StoreError> {
+    async fn write(&self, batch: Vec<Write>) -> Result<Committed, StoreError> {
         let steps = write::steps(batch)?;
         let mut writer = self.writer.lock().await;
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        let told = write::perform(&mut transaction, steps).await?;
+        let write::Performed { last_event, dropped } = write::perform(&mut transaction, steps).await?;
         transaction.commit().await.map_err(failed)?;
         self.commits.fetch_add(1, Ordering::Relaxed);
-        if let Some(last) = told {
+        if let Some(last) = last_event {
             self.last_event.store(last, Ordering::Relaxed);
         }
-        Ok(self.last_event.load(Ordering::Relaxed))
+        Ok(Committed { last_event: self.last_event.load(Ordering::Relaxed), dropped })
     }
 }
 
@@ -66,7 +67,7 @@ fn failed(error: sqlx::Error) -> StoreError {
 }
 
 impl Store for SqliteStore {
-    fn commit(&self, batch: Vec<Write>) -> Answer<'_, i64> {
+    fn commit(&self, batch: Vec<Write>) -> Answer<'_, Committed> {
         Box::pin(self.write(batch))
     }
 
@@ -102,16 +103,6 @@ impl Store for SqliteStore {
         Box::pin(read::cached(&self.readers, keys))
     }
 
-    fn datasets(&self, page: &PageQuery) -> Answer<'_, Page<Dataset>> {
-        let page = page.clone();
-        Box::pin(read::datasets(&self.readers, page))
-    }
-
-    fn dataset(&self, name: &Name) -> Answer<'_, Option<Dataset>> {
-        let name = name.clone();
-        Box::pin(read::dataset(&self.readers, name))
-    }
-
     fn version(&self, id: &VersionId) -> Answer<'_, Option<VersionRecord>> {
         let id = id.to_string();
         Box::pin(read::version(&self.readers, id))
@@ -127,9 +118,9 @@ impl Store for SqliteStore {
         Box::pin(outputs::of(&self.readers, project, output, page))
     }
 
-    fn names(&self, id: &VersionId) -> Answer<'_, u64> {
-        let id = id.to_string();
-        Box::pin(outputs::names(&self.readers, id))
+    fn removed(&self, dataset: &Name, page: &PageQuery) -> Answer<'_, Page<(u64, Removed)>> {
+        let (dataset, page) = (dataset.to_string(), page.clone());
+        Box::pin(datasets::removed(&self.readers, dataset, page))
     }
 
     fn versions(&self) -> Answer<'_, Vec<VersionId>> {

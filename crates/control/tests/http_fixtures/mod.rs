@@ -89,8 +89,9 @@ pub async fn api() -> Api {
     let endpoint = tombolo_net::bind(key, options).await.unwrap();
     let control = tombolo_net::address(&endpoint, None);
     let hub = Hub::start(engine.clone(), secrets.clone(), SigningKey::from_bytes(&[7; 32]), endpoint);
+    let tracking = tombolo_tracking::Tracking::open(&dir.path().join("tracking.db")).await.unwrap();
     let joined = Joined { control: control.clone(), grant_key: "bb".repeat(32) };
-    Api { router: router(App { engine: engine.clone(), hub, secrets, joined }), engine, control, dir }
+    Api { router: router(App { engine: engine.clone(), hub, secrets, joined, tracking }), engine, control, dir }
 }
 
 fn token_write(name: &str, role: Role, expires: i64, revoked: bool) -> Write {
@@ -214,6 +215,7 @@ pub fn fill(path: &str) -> String {
         ("{project}", "nope"),
         ("{output}", "nope"),
         ("{site}", "nope"),
+        ("{tag}", "nope"),
         ("{from}", "nope"),
         ("{to}", "other"),
         ("{id}", "nope"),

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use tombolo_api::wire::PageQuery;
+use tombolo_control::store::Write;
 use tombolo_core::sketch::Sketch;
 use tombolo_core::spec::ProjectSpec;
 use tombolo_core::sync::Made;
-use tombolo_core::world::{RunRecord, RunState, SiteRecord, VersionRecord, WorkloadRecord};
+use tombolo_core::world::{
+    NamedVersion, Naming, Removed, RunRecord, RunState, SiteRecord, VersionRecord, WorkloadRecord,
+};
 use tombolo_core::{Digest, Epoch, Name, Residency, RunId, SiteId, Timestamp, VersionId, WorkloadId};
 
 pub fn name(text: &str) -> Name {
@@ -87,6 +90,23 @@ pub fn workload(run: &RunId, stage: &str, epoch: u64, state: serde_json::Value) 
 
 pub fn made(byte: u8) -> Made {
     Made { version: version_id(byte), bytes: 3, files: 1, facts: Default::default(), sketch: None }
+}
+
+pub fn named(byte: u8, at: i64) -> NamedVersion {
+    let at = Timestamp(at);
+    NamedVersion { version: version_id(byte), at, seen: at, by: "ada".to_owned(), why: None }
+}
+
+/// A version under a dataset's name.
+pub fn named_as(dataset: &str, number: u64, byte: u8, at: i64) -> Write {
+    Write::Naming(Box::new(Naming::Named { dataset: name(dataset), number, named: named(byte, at) }))
+}
+
+/// The name is gone.
+pub fn unnamed_as(dataset: &str, number: u64, byte: u8) -> Write {
+    let (by, why) = ("ada".to_owned(), "removed by hand".to_owned());
+    let removed = Removed { named: named(byte, 1), at: Timestamp(50), by, why, record: Some(version(&["a"]).into()) };
+    Write::Naming(Box::new(Naming::Removed { dataset: name(dataset), number, removed }))
 }
 
 pub fn page(limit: u32, after: Option<String>) -> PageQuery {

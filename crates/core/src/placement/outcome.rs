@@ -44,6 +44,12 @@ impl Placement {
     pub fn site(&self) -> Option<&SiteId> {
         self.outcome.as_ref().ok().map(|outcome| &outcome.site)
     }
+
+    /// Whether every site there is refuses the task, and will go on to.
+    pub fn is_hopeless(&self) -> bool {
+        let refused = |(_, verdict): &(SiteId, Verdict)| matches!(verdict, Verdict::Refused(reason) if reason.lasts());
+        self.outcome == Err(Unplaceable::NoSite) && !self.others.is_empty() && self.others.iter().all(refused)
+    }
 }
 
 /// A task's place and time.
@@ -154,6 +160,22 @@ pub enum Reason {
     Broken {
         input: Name,
     },
+}
+
+impl Reason {
+    /// Whether it stays so as long as neither the project nor the site is changed.
+    pub fn lasts(&self) -> bool {
+        match self {
+            Reason::Residency { .. } | Reason::Selector { .. } | Reason::NeverFits(_) | Reason::NoContainers => true,
+            Reason::Unreachable
+            | Reason::Draining
+            | Reason::NoReplicaReachable { .. }
+            | Reason::Full
+            | Reason::Decided { .. }
+            | Reason::Upstream { .. }
+            | Reason::Broken { .. } => false,
+        }
+    }
 }
 
 /// By what a site lost against the chosen one.

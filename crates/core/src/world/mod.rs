@@ -7,10 +7,12 @@
 //! recovery.
 
 mod cache;
+mod datasets;
 mod decide;
 mod index;
 mod problem;
 mod report;
+mod retain;
 mod sketches;
 mod submit;
 mod succession;
@@ -31,7 +33,9 @@ use crate::sync::{Assignment, Desired, Intent, Made, Observed, Order, Outcome};
 use crate::time::{Millis, Timestamp};
 use crate::workload::State;
 
+pub use datasets::{By, Dataset, NamedVersion, Naming, Removed, TAGS_MAX, Tagged, Which};
 pub use report::Known;
+pub use retain::{PRUNED_MAX, Pruned, Retained, YOUNG};
 pub use sketches::SKETCHES_MAX;
 pub use submit::{Refusal, Submission};
 pub use why::{Derived, LOOKED_AT_MAX, Lifted, Provenance, Rule, Why, read_by, why};
@@ -60,6 +64,8 @@ pub struct World {
     /// The rules of versions that are forgotten, and what made them: their bytes may still be at sites, and who makes
     /// them known again, under whatever name, gets them under these.
     pub forgotten: BTreeMap<VersionId, VersionRecord>,
+    /// Which versions have which names. Of outputs only the store knows.
+    pub datasets: BTreeMap<Name, Dataset>,
     /// What is known of past executions, by project and workload.
     pub history: BTreeMap<(Name, Name), PastRuns>,
     /// The highest run number given out, by project.
@@ -271,12 +277,20 @@ pub struct Changes {
     pub versions: BTreeSet<VersionId>,
     /// Versions whose sketch is new: [`World::sketch`].
     pub sketches: BTreeSet<VersionId>,
+    /// Datasets whose numbers or rules changed.
+    pub datasets: BTreeSet<Name>,
+    /// What happened to names and tags, in order.
+    pub namings: Vec<Naming>,
+    /// Versions that lost a name: they may be forgotten where they have no other and nothing live needs them.
+    pub unnamed: BTreeSet<VersionId>,
     pub history: BTreeSet<(Name, Name)>,
     /// Cache entries: key, the workload that made it. The outputs are the workload's.
     pub cached: Vec<(String, WorkloadId)>,
     /// Cache keys that the edge shall look up, and answer with [`World::cache_answer`].
     pub lookups: Vec<(WorkloadId, String)>,
     pub released: Vec<Release>,
+    /// Names that rules of retention took away.
+    pub pruned: Vec<Pruned>,
     pub events: Vec<Event>,
     /// Sites whose desired state may have changed.
     pub wake: BTreeSet<SiteId>,
@@ -304,10 +318,14 @@ impl Changes {
         self.workloads.extend(later.workloads);
         self.versions.extend(later.versions);
         self.sketches.extend(later.sketches);
+        self.datasets.extend(later.datasets);
+        self.namings.extend(later.namings);
+        self.unnamed.extend(later.unnamed);
         self.history.extend(later.history);
         self.cached.extend(later.cached);
         self.lookups.extend(later.lookups);
         self.released.extend(later.released);
+        self.pruned.extend(later.pruned);
         self.events.extend(later.events);
         self.wake.extend(later.wake);
     }
@@ -319,10 +337,14 @@ impl Changes {
             && self.workloads.is_empty()
             && self.versions.is_empty()
             && self.sketches.is_empty()
+            && self.datasets.is_empty()
+            && self.namings.is_empty()
+            && self.unnamed.is_empty()
             && self.history.is_empty()
             && self.cached.is_empty()
             && self.lookups.is_empty()
             && self.released.is_empty()
+            && self.pruned.is_empty()
             && self.events.is_empty()
             && self.wake.is_empty()
     }

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Cache, Event, RunRecord, RunState, SiteRecord, VersionRecord, WorkloadRecord, World};
+use super::{By, Cache, Event, RunRecord, RunState, SiteRecord, TAGS_MAX, VersionRecord, Which, WorkloadRecord, World};
 use crate::expect::OnFailure;
 use crate::facts::Checked;
 use crate::ids::{BadName, Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
 use crate::residency::Residency;
 use crate::site::Link;
 use crate::spec::{Command, ProjectSpec, STAGES_MAX, WorkloadSpec};
+use crate::tag::Tag;
 use crate::time::Timestamp;
 use crate::workload::{State, Step};
 
@@ -58,6 +59,20 @@ pub enum Refusal {
     Over(RunId, &'static str),
     #[error("{version} may not be at {site}: {rule}")]
     Residency { version: VersionId, site: SiteId, rule: String },
+    #[error("there is no dataset {0}")]
+    NoDataset(Name),
+    #[error("{dataset} has no version {which}")]
+    NotNamed { dataset: Name, which: Which },
+    #[error("the run {run} needs version {} of {dataset}", version.short())]
+    InUse { run: RunId, dataset: Name, version: VersionId },
+    #[error("version {} of {dataset} has the tag {tag}", version.short())]
+    Tagged { dataset: Name, version: VersionId, tag: Tag },
+    #[error("{dataset} has no tag {tag}")]
+    NoTag { dataset: Name, tag: Tag },
+    #[error("the tag {tag} of {dataset} is on version {} already", version.short())]
+    TagElsewhere { dataset: Name, tag: Tag, version: VersionId },
+    #[error("{0} has {TAGS_MAX} tags, and more are not kept")]
+    TooManyTags(Name),
 }
 
 impl World {
@@ -77,6 +92,7 @@ impl World {
         }
         self.expected(&spec, &data)?;
         let workloads = expand(&spec)?;
+        let said = spec.data.iter().filter_map(|(name, data)| Some((name.clone(), data.retain.clone()?))).collect();
         for (name, spec) in workloads {
             let workload = WorkloadId::new(id.clone(), name);
             let mut record = new_workload(workload.clone(), spec);
@@ -97,8 +113,11 @@ impl World {
         let state = RunState::Active;
         let may_lift = Some(self.rules_known(&id, &spec, data.values().chain([&code])));
         let record = RunRecord { id: id.clone(), spec, code, data, by, at: now, force, state, ended: None, may_lift };
+        let by = record.by.clone();
         self.runs.insert(id.clone(), record);
         self.note_run(&id);
+        // Now that what it reads is in use.
+        self.say_rules(id.project(), said, By { who: &by, at: now });
         Ok(())
     }
 
@@ -290,11 +309,7 @@ impl World {
     /// A version that nobody names any more. It stays, where a live run reads, made or may resume from it.
     /// Answers whether it is gone, so that the store may forget it and sites collect its bytes.
     pub fn forget_version(&mut self, id: &VersionId) -> bool {
-        let run = |run: &RunRecord| run.code == *id || run.data.values().any(|version| version == id);
-        let workload = |record: &WorkloadRecord| {
-            record.state_dir == Some(*id) || record.outputs.values().any(|made| made.version == *id)
-        };
-        if self.runs.values().any(run) || self.workloads.values().any(workload) {
+        if self.needs(id) {
             return false;
         }
         self.changes.versions.remove(id);
@@ -306,6 +321,15 @@ impl World {
             self.forgotten.insert(*id, VersionRecord { replicas, facts, ..record });
         }
         true
+    }
+
+    /// Whether a live run reads a version, made it or may resume from it.
+    pub fn needs(&self, id: &VersionId) -> bool {
+        let run = |run: &RunRecord| run.code == *id || run.data.values().any(|version| version == id);
+        let workload = |record: &WorkloadRecord| {
+            record.state_dir == Some(*id) || record.outputs.values().any(|made| made.version == *id)
+        };
+        self.runs.values().any(run) || self.workloads.values().any(workload)
     }
 
     /// Lifts every rule from a version by hand, on the record; which they were.

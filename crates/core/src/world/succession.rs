@@ -31,6 +31,26 @@ impl World {
         }
     }
 
+    /// A service with a port of its own can't be ready before the older one at its site has left that port, so there
+    /// the older one goes as soon as the newer one is placed.
+    pub(super) fn clear_port(&mut self, id: &WorkloadId, now: Timestamp) {
+        let Some(record) = self.workloads.get(id) else { return };
+        let Some((port, site)) = record.spec.service().and_then(|s| s.port).zip(record.state.site()) else { return };
+        let Some(run) = self.runs.get(&id.run) else { return };
+        let service = service_of(run, &id.name);
+        let mut older = Vec::new();
+        for earlier in self.earlier(&id.run) {
+            let in_the_way = |record: &&WorkloadRecord| {
+                let same_port = record.spec.service().is_some_and(|service| service.port == Some(port));
+                same_port && record.state.site() == Some(site) && service_of(earlier, &record.id.name) == service
+            };
+            older.extend(self.serving_in(&earlier.id).filter(in_the_way).map(|record| record.id.clone()));
+        }
+        for other in older {
+            let _ = self.stop_workload(&other, now);
+        }
+    }
+
     /// A run that serves, whole, is the project's: every service of an earlier one ends.
     pub(super) fn succeed_earlier(&mut self, run: &RunId, now: Timestamp) {
         let of = |earlier: &RunRecord| self.serving_in(&earlier.id).map(|record| record.id.clone()).collect::<Vec<_>>();

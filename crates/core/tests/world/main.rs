@@ -3,6 +3,7 @@
 #[path = "../placement/chunks.rs"]
 mod chunks;
 mod data;
+mod datasets;
 mod expect;
 mod life;
 mod limits;

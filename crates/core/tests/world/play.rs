@@ -10,7 +10,7 @@ use tombolo_core::source::Source;
 use tombolo_core::spec::{Bound, Command, DataSpec, Job, Kind, Objective, ProjectSpec, Service, WorkloadSpec};
 use tombolo_core::sync::{Finish, Intent, Made, Observed, Outcome, Phase, Replicas, Report};
 use tombolo_core::workload::State;
-use tombolo_core::world::{Event, Refusal, Release, SiteRecord, Submission, VersionRecord, World};
+use tombolo_core::world::{Event, Pruned, Refusal, Release, SiteRecord, Submission, VersionRecord, World};
 use tombolo_core::{Epoch, Millis, Name, Resources, RunId, SiteId, Timestamp, VersionId, WorkloadId};
 
 pub struct Play {
@@ -18,6 +18,9 @@ pub struct Play {
     pub now: Timestamp,
     pub events: Vec<Event>,
     pub released: Vec<Release>,
+    pub pruned: Vec<Pruned>,
+    /// Versions that lost a name, which the edge would look at.
+    pub unnamed: BTreeSet<VersionId>,
     /// Versions whose sketches the edge's store would keep.
     pub sketched: BTreeSet<VersionId>,
     /// Sites that don't report.
@@ -74,11 +77,15 @@ impl<'a> Words<'a> {
 }
 
 /// `train cpus=2 in=data out=model out=metrics release=model retries=1 prio=5 site=a failover=20 service replicas=2
-/// keep=a kafka`
+/// port=80 keep=a kafka`
 fn workload(line: &str) -> (Name, WorkloadSpec) {
     let words = Words::of(line);
     let kind = match words.get("service") {
-        Some(_) => Kind::Service(Service { port: None, ready: None, replicas: words.number("replicas", 1) as u32 }),
+        Some(_) => Kind::Service(Service {
+            port: words.get("port").map(|port| port.parse().unwrap()),
+            ready: None,
+            replicas: words.number("replicas", 1) as u32,
+        }),
         None => Kind::Job(Job {
             outputs: words.all("out").map(name).collect(),
             retries: words.number("retries", 0) as u32,
@@ -116,7 +123,16 @@ pub fn project(project: &str, lines: &[&str]) -> ProjectSpec {
     let read = workloads.values().flat_map(|spec: &WorkloadSpec| spec.inputs.values());
     let external: BTreeSet<Name> = read.filter(|input| !made.contains(input)).cloned().collect();
     let data = external.into_iter().map(|n| {
-        (n, DataSpec { path: None, residency: Residency::anywhere(), logs: Default::default(), expect: None })
+        (
+            n,
+            DataSpec {
+                path: None,
+                residency: Residency::anywhere(),
+                logs: Default::default(),
+                expect: None,
+                retain: None,
+            },
+        )
     });
     ProjectSpec { name: name(project), data: data.collect(), objective: Objective::Cost, workloads }
 }
@@ -130,6 +146,8 @@ impl Play {
             now,
             events: Vec::new(),
             released: Vec::new(),
+            pruned: Vec::new(),
+            unnamed: BTreeSet::new(),
             sketched: BTreeSet::new(),
             silent: BTreeSet::new(),
             cached: BTreeMap::new(),
@@ -201,6 +219,8 @@ impl Play {
             }
             self.events.extend(changes.events);
             self.released.extend(changes.released);
+            self.pruned.extend(changes.pruned);
+            self.unnamed.extend(changes.unnamed);
             self.sketched.extend(changes.sketches);
             if changes.lookups.is_empty() {
                 return;

@@ -18,6 +18,19 @@ fn a_newer_service_that_answers_takes_the_older_ones_place() {
 }
 
 #[test]
+fn an_older_service_leaves_the_port_that_a_newer_one_needs() {
+    let mut play = Play::new(&["a", "b"]);
+    play.submit("p-1", &["s service port=80 site=a", "t service port=80 site=b", "u service port=81 site=a"]);
+    ["s", "t", "u"].iter().for_each(|name| play.step(&format!("ready p-1/{name}")));
+    play.submit("q-1", &["s service port=82 site=a"]);
+    play.step("ready q-1/s");
+    // Only the same service's, at the same site, and for the same port.
+    play.submit("p-2", &["s service port=80 site=a", "t service port=80 site=a", "u service port=83 site=a"]);
+    play.table("p-1", &[("", "serving: s=ready@a#1! t=ready@b#1 u=ready@a#1")]);
+    play.table("q-1", &[("", "serving: s=ready@a#1")]);
+}
+
+#[test]
 fn a_service_that_is_not_up_yet_is_superseded_as_well() {
     let check = |steps: &[&str], expected: &str| {
         let mut play = Play::new(&["a"]);

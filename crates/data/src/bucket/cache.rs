@@ -24,11 +24,15 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn open(dir: &Path, bytes_max: u64) -> Result<Cache, DataError> {
-        std::fs::create_dir_all(dir).at("can't create", dir)?;
-        let cache = Cache { dir: dir.to_path_buf(), bytes_max, bytes: AtomicU64::new(0), next: AtomicU64::new(0) };
-        cache.shrink();
-        Ok(cache)
+    /// Nothing is read or kept before the directory was made.
+    pub(super) fn new(dir: &Path, bytes_max: u64) -> Cache {
+        Cache { dir: dir.to_path_buf(), bytes_max, bytes: AtomicU64::new(0), next: AtomicU64::new(0) }
+    }
+
+    pub(super) fn make(&self) -> Result<(), DataError> {
+        std::fs::create_dir_all(&self.dir).at("can't create", &self.dir)?;
+        self.shrink();
+        Ok(())
     }
 
     /// False where it isn't here.

@@ -20,7 +20,6 @@ use tombolo_core::{Millis, Timestamp, VersionId};
 
 use super::condemned::{self, Condemned, Sentence, State};
 use super::{Bucket, lease};
-use crate::codec;
 use crate::error::DataError;
 use crate::gc::Collected;
 use crate::index::{DigestSet, PackId};
@@ -153,7 +152,7 @@ impl Gc<'_> {
                 packs.sizes.insert(pack, item.bytes);
                 continue;
             }
-            let entries = match self.bucket.entries(&item.name) {
+            let entries = match self.bucket.entries(&item.name, self.store.records()) {
                 Ok(entries) => entries,
                 // A pack that can't tell what it holds is verify's to set aside.
                 Err(PackFault::Gone | PackFault::Damaged(_)) => continue,
@@ -212,13 +211,13 @@ impl Gc<'_> {
             if homes.contains(&entry.digest) {
                 continue;
             }
-            let mut stored = vec![0; entry.stored as usize];
-            let read = self.bucket.read_at(&pack.to_string(), &mut stored, u64::from(entry.offset))?;
-            if !read || codec::decode(stored.clone(), entry.raw, &entry.digest).is_err() {
+            let mut record = vec![0; entry.stored as usize];
+            let read = self.bucket.read_at(&pack.to_string(), &mut record, u64::from(entry.offset))?;
+            if !read || self.store.check_record(record.clone(), entry.raw, &entry.digest).is_err() {
                 self.bucket.forget(&pack.to_string());
                 return Ok(false);
             }
-            session.put(entry.digest, entry.raw, &stored)?;
+            session.put_record(entry.digest, entry.raw, &record)?;
             homes.insert(entry.digest);
         }
         Ok(true)

@@ -45,8 +45,8 @@ impl Store {
         let unknown = self.index_mut().take_listing(listing, since);
         for id in unknown {
             let entries = match &self.inner.bucket {
-                Some(bucket) => bucket.entries(&id.to_string()),
-                None => pack::read_entries(&packs.join(id.to_string())),
+                Some(bucket) => bucket.entries(&id.to_string(), self.records()),
+                None => pack::read_entries(&packs.join(id.to_string()), self.records()),
             };
             match entries {
                 Ok(entries) => self.index_mut().insert_pack(id, &entries),

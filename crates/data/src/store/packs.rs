@@ -1,5 +1,6 @@
 //! What differs between a directory and a bucket: how packs and manifests get there, and how whole packs are read.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,10 +9,11 @@ use tombolo_core::VersionId;
 
 use super::Store;
 use crate::bucket::{Bucket, BucketLease};
-use crate::error::DataError;
+use crate::error::{At, DataError};
 use crate::index::PackId;
 use crate::lease::Lease;
 use crate::pack::{self, PackWriter, sync_dir};
+use crate::seal::Purpose;
 
 impl Store {
     pub(crate) fn bucket(&self) -> Option<&Arc<Bucket>> {
@@ -45,16 +47,23 @@ impl Store {
         encoded: &[u8],
         looked: Instant,
     ) -> Result<bool, DataError> {
+        let bytes = match &self.inner.key {
+            None => Cow::Borrowed(encoded),
+            Some(key) => {
+                let sealed = key.seal(Purpose::Manifest, &version.0.0, encoded.len() as u64, encoded);
+                Cow::Owned(sealed.at("can't encrypt what is to lie in", &self.inner.dir)?)
+            }
+        };
         let Some(bucket) = &self.inner.bucket else {
             // A pack of another writer may be seen before its name is durable.
             sync_dir(&self.path(&["packs"]))?;
-            self.write_durably("manifests", &version.to_string(), &lease.session, encoded)?;
+            self.write_durably("manifests", &version.to_string(), &lease.session, &bytes)?;
             return Ok(true);
         };
         if lease.bucket.as_ref().is_some_and(BucketLease::has_lapsed) {
             return Err(DataError::LeaseLapsed { session: lease.session.clone() });
         }
-        bucket.put_manifest(version, encoded)?;
+        bucket.put_manifest(version, bytes.into_owned())?;
         Ok(looked.elapsed() < bucket.timing.commit)
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use tombolo_data::{AddOptions, Added, MaterializeOptions, Store, StoreOptions};
+use tombolo_data::{AddOptions, Added, MaterializeOptions, SiteKey, Store, StoreOptions};
 
 /// Bytes that don't compress, the same for the same seed.
 pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
@@ -27,9 +27,24 @@ pub fn write(dir: &Path, path: &str, bytes: &[u8]) {
     std::fs::write(path, bytes).unwrap();
 }
 
+/// With a key in the tests of `encrypted.rs`, which are those of the others and more.
+pub fn options() -> StoreOptions {
+    let key = module_path!().starts_with("encrypted").then(|| key(1));
+    StoreOptions { key, ..StoreOptions::default() }
+}
+
+/// The same for the same byte.
+pub fn key(byte: u8) -> SiteKey {
+    SiteKey::new([byte; 32])
+}
+
 pub fn open(dir: &Path) -> Store {
+    open_with(dir, options())
+}
+
+pub fn open_with(dir: &Path, options: StoreOptions) -> Store {
     // Small packs, so that small trees have several.
-    Store::open(dir, StoreOptions { pack_bytes: 256 << 10, ..StoreOptions::default() }).unwrap()
+    Store::open(dir, StoreOptions { pack_bytes: 256 << 10, ..options }).unwrap()
 }
 
 pub fn add(store: &Store, tree: &Path) -> Added {

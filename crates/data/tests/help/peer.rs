@@ -169,6 +169,11 @@ pub async fn get(world: &World, sources: &[Source<Peer>]) -> Result<Fetched, Fet
     fetch(&world.to, world.version, sources, &options()).await
 }
 
+/// From an honest source.
+pub async fn bring(from: &Store, to: &Store, version: VersionId) -> Result<Fetched, FetchError> {
+    fetch(to, version, &[honest(from)], &options()).await
+}
+
 pub fn check_arrived(world: &World) {
     assert!(world.to.has(world.version).unwrap());
     assert_eq!(materialized(&world.to, world.version), look(world.tree.path()));

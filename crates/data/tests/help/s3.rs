@@ -30,6 +30,8 @@ pub enum Fault {
 #[derive(Default)]
 pub struct Faults {
     state: Mutex<State>,
+    /// Held while something is put on condition: this server looks and puts in two steps, those of the clouds in one.
+    conditions: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -156,6 +158,8 @@ fn one_request(mut client: TcpStream, behind: SocketAddr, faults: &Faults) -> st
             return client.write_all(old);
         }
     }
+    let on_condition = header(&head, "if-match").or_else(|| header(&head, "if-none-match")).is_some();
+    let _turn = on_condition.then(|| faults.conditions.lock().unwrap());
     // One request a connection: then the answer ends where the connection does.
     let mut server = TcpStream::connect(behind)?;
     let first = head.find("\r\n").unwrap() + 2;

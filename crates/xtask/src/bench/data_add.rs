@@ -96,7 +96,7 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
 
 fn rows(ctx: &Context, bytes: u64, ours: Side, peers: [(&str, Side); 2]) -> Result<Vec<Row>> {
     let note = format!(
-        "{:.2} GB of CSV and Parquet, warm page cache; restic {}, DVC {}",
+        "{:.2} GB of CSV and Parquet, warm page cache; ours is the store alone: `tombolo data add` also reads each table for its rows and columns, which is not counted here; restic {}, DVC {}",
         bytes as f64 / 1e9,
         peers::version(process::command("restic").arg("version"))?,
         peers::DVC[0].trim_start_matches("dvc==")

@@ -147,7 +147,7 @@ fn rclone_once(from: SocketAddr, tree: &str, there: &Path) -> Command {
 
 fn rows(ctx: &Context, bytes: u64, ours: Side, peers: [(&str, Side); 2]) -> Result<Vec<Row>> {
     let note = format!(
-        "{:.2} GB of CSV and Parquet over loopback; ours goes from chunk store to chunk store, durable and verified; rsync {}, rclone {}",
+        "{:.2} GB of CSV and Parquet over loopback; ours goes from chunk store to chunk store, durable and verified, over TCP without the encryption that sites have between them; rsync {}, rclone {}",
         bytes as f64 / 1e9,
         peers::version(process::command("rsync").arg("--version"))?,
         peers::version(peers::rclone().arg("version"))?

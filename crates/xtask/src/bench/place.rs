@@ -1,6 +1,6 @@
 //! Our side as its users have it: the `tombolo` binary, a control plane and one site on this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -131,7 +131,7 @@ impl Place {
         let agent = Process::start(ctx, "agent", command.arg(ctx.path("home/site")))?;
         wait_for("the site's start", UP_MAX, || {
             let sites = server.api.get("/v1/sites")?.to_string();
-            Ok((ctx.path("home/local-sites/bench.json").is_file() && sites.contains("\"up\"")).then_some(()))
+            Ok((has_entries(&ctx.path("home/local-sites")) && sites.contains("\"up\"")).then_some(()))
         })?;
         Ok(Place { binary, server, _agent: agent })
     }
@@ -164,4 +164,8 @@ impl Place {
         let run = self.server.api.post("/v1/runs", key, body)?;
         Ok(run["id"].as_str().context("the run has no id")?.to_owned())
     }
+}
+
+fn has_entries(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }

@@ -65,13 +65,6 @@ pub(super) async fn of(
     cut.page(rows, |(_, _, number, ..)| number.to_string(), named)
 }
 
-pub(super) async fn names(pool: &SqlitePool, version: String) -> Result<u64, StoreError> {
-    const SQL: &str = "SELECT (SELECT count(*) FROM datasets WHERE version = ?1) + \
-        (SELECT count(*) FROM outputs WHERE version = ?1)";
-    let count: i64 = sqlx::query_scalar(SQL).bind(version).fetch_one(pool).await.map_err(failed)?;
-    unsigned(count)
-}
-
 fn named((project, output, number, stage, version, at, cached): Row) -> Result<NamedOutput, StoreError> {
     Ok(NamedOutput {
         run: RunId::new(parse(&project)?, unsigned(number)?),

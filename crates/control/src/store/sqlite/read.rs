@@ -9,10 +9,10 @@ use tombolo_api::wire::{EventView, PAGE_DEFAULT, PAGE_MAX, Page, PageQuery};
 use tombolo_core::sketch::Sketch;
 use tombolo_core::sync::Made;
 use tombolo_core::world::{RunRecord, SKETCHES_MAX, VersionRecord, WorkloadRecord};
-use tombolo_core::{Epoch, Name, SiteId, Timestamp, VersionId, WorkloadId};
+use tombolo_core::{Epoch, Name, SiteId, VersionId, WorkloadId};
 
-use super::failed;
-use crate::store::{Dataset, Live, StoreError};
+use super::{datasets, failed};
+use crate::store::{Live, StoreError};
 
 /// Events given at once, at most.
 const EVENTS_MAX: u32 = 10_000;
@@ -62,6 +62,7 @@ pub(super) async fn live(pool: &SqlitePool) -> Result<Live, StoreError> {
         sketches,
         history,
         counters,
+        datasets: datasets::all(pool).await?,
         last_event: last_event(pool).await?,
     })
 }
@@ -164,34 +165,6 @@ pub(super) async fn cached(
     const SQL: &str = "SELECT key, outputs FROM cached WHERE key IN (SELECT value FROM json_each(?))";
     let rows: Vec<(String, String)> = sqlx::query_as(SQL).bind(encode(&keys)?).fetch_all(pool).await.map_err(failed)?;
     rows.into_iter().map(|(key, outputs)| Ok((key, decode(&outputs)?))).collect()
-}
-
-pub(super) async fn datasets(pool: &SqlitePool, page: PageQuery) -> Result<Page<Dataset>, StoreError> {
-    let cut = Cut::by_name(&page);
-    let names: Vec<String> =
-        sqlx::query_scalar("SELECT DISTINCT name FROM datasets WHERE name > ? ORDER BY name LIMIT ?")
-            .bind(cut.after.clone())
-            .bind(cut.fetch())
-            .fetch_all(pool)
-            .await
-            .map_err(failed)?;
-    let mut found = Vec::with_capacity(names.len());
-    for name in names {
-        found.extend(dataset(pool, parse(&name)?).await?);
-    }
-    cut.page(found, |dataset| dataset.name.to_string(), Ok)
-}
-
-pub(super) async fn dataset(pool: &SqlitePool, name: Name) -> Result<Option<Dataset>, StoreError> {
-    let rows: Vec<(String, i64)> =
-        sqlx::query_as("SELECT version, at FROM datasets WHERE name = ? ORDER BY at DESC, version")
-            .bind(name.to_string())
-            .fetch_all(pool)
-            .await
-            .map_err(failed)?;
-    let one = |(version, at): (String, i64)| Ok::<_, StoreError>((parse(&version)?, Timestamp(at)));
-    let versions = rows.into_iter().map(one).collect::<Result<Vec<_>, _>>()?;
-    Ok((!versions.is_empty()).then_some(Dataset { name, versions }))
 }
 
 pub(super) async fn version(pool: &SqlitePool, id: String) -> Result<Option<VersionRecord>, StoreError> {

@@ -2,26 +2,30 @@
 
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection};
+use tombolo_core::VersionId;
 use tombolo_core::sync::Outcome;
 use tombolo_core::workload::State;
 use tombolo_core::world::{RunState, WorkloadRecord};
 
-use super::failed;
+use super::{datasets, failed};
 use crate::store::{StoreError, TokenRecord, Write};
 
 /// Rows of one statement, from the largest: few different statements, so that all stay prepared.
 const ROWS: [usize; 4] = [64, 16, 4, 1];
 
+/// A version goes where nothing names it.
+const UNNAMED: &str = "DELETE FROM versions WHERE id = ?1 \
+    AND NOT EXISTS (SELECT 1 FROM dataset_versions WHERE version = ?1) \
+    AND NOT EXISTS (SELECT 1 FROM outputs WHERE version = ?1) RETURNING record";
 /// What is kept of a version that is forgotten, if it was under rules: those, and what made it.
 const FORGET: &str = "INSERT INTO forgotten (id, record) \
-    SELECT id, json_remove(record, '$.replicas', '$.facts') FROM versions \
-    WHERE id = ? AND json_extract(record, '$.residency') <> '[]'";
+    SELECT ?1, json_remove(?2, '$.replicas', '$.facts') WHERE json_extract(?2, '$.residency') <> '[]'";
 
 /// A table's insert without its rows.
 pub(super) struct Insert {
-    head: &'static str,
-    columns: usize,
-    tail: &'static str,
+    pub head: &'static str,
+    pub columns: usize,
+    pub tail: &'static str,
 }
 
 pub(super) enum Cell {
@@ -34,6 +38,15 @@ pub(super) enum Cell {
 pub(super) enum Step {
     Insert(&'static Insert, Vec<Cell>),
     Run(&'static str, Vec<Cell>),
+    Drop(VersionId),
+}
+
+/// What the steps of a batch came to.
+#[derive(Default)]
+pub(super) struct Performed {
+    /// The number of the last event, if there was any.
+    pub last_event: Option<i64>,
+    pub dropped: Vec<VersionId>,
 }
 
 static SITES: Insert = Insert {
@@ -79,11 +92,6 @@ static CACHED: Insert = Insert {
 };
 static EVENTS: Insert =
     Insert { head: "INSERT INTO events (at, run, workload, epoch, state, site, text) VALUES ", columns: 7, tail: "" };
-static DATASETS: Insert = Insert {
-    head: "INSERT INTO datasets (name, version, at) VALUES ",
-    columns: 3,
-    tail: " ON CONFLICT (name, version) DO UPDATE SET at = excluded.at",
-};
 static OUTPUTS: Insert = Insert {
     head: "INSERT INTO outputs (project, output, number, stage, version, at, cached) VALUES ",
     columns: 7,
@@ -116,13 +124,21 @@ pub(super) fn steps(batch: Vec<Write>) -> Result<Vec<Step>, StoreError> {
     let mut steps = Vec::with_capacity(batch.len());
     // After everything else, so that what is between two workloads does not part their rows.
     let mut named = Vec::new();
+    // After all names of the batch, as what is named in it stays.
+    let mut dropped = Vec::new();
     for write in batch {
-        if let Write::Workload(record) = &write {
-            name_outputs(record, &mut named)?;
+        match &write {
+            Write::Workload(record) => name_outputs(record, &mut named)?,
+            Write::DropVersion { version } => {
+                dropped.push(Step::Drop(*version));
+                continue;
+            }
+            _ => {}
         }
         steps_of(write, &mut steps)?;
     }
     steps.append(&mut named);
+    steps.append(&mut dropped);
     Ok(steps)
 }
 
@@ -157,22 +173,13 @@ fn steps_of(write: Write, steps: &mut Vec<Step>) -> Result<(), StoreError> {
             ];
             Step::Insert(&EVENTS, cells)
         }
-        Write::Dataset { name, version, at } => {
-            Step::Insert(&DATASETS, vec![text(name), text(version), Cell::Int(at.0)])
-        }
-        Write::DropDataset { name, version } => {
-            Step::Run("DELETE FROM datasets WHERE name = ? AND version = ?", vec![text(name), text(version)])
-        }
+        Write::Dataset { name, last, rules } => datasets::head(&name, last, &rules)?,
+        Write::Naming(naming) => return datasets::naming(&naming, steps),
         Write::DropOutput { project, output, number } => Step::Run(
             "DELETE FROM outputs WHERE project = ? AND output = ? AND number = ?",
             vec![text(project), text(output), int(number)?],
         ),
-        Write::DropVersion { version } => {
-            steps.push(Step::Run("DELETE FROM sketches WHERE version = ?", vec![text(version)]));
-            steps.push(Step::Run("DELETE FROM forgotten WHERE id = ?", vec![text(version)]));
-            steps.push(Step::Run(FORGET, vec![text(version)]));
-            Step::Run("DELETE FROM versions WHERE id = ?", vec![text(version)])
-        }
+        Write::DropVersion { version } => Step::Drop(version),
         Write::Token(token) => Step::Insert(&TOKENS, token_cells(*token)),
         Write::RevokeToken { id } => Step::Run("UPDATE tokens SET revoked = 1 WHERE id = ?", vec![Cell::Text(id)]),
         Write::JoinToken { hash, site, expires } => {
@@ -249,7 +256,7 @@ fn token_cells(TokenRecord { info, hash }: TokenRecord) -> Vec<Cell> {
     ]
 }
 
-fn text(value: impl ToString) -> Cell {
+pub(super) fn text(value: impl ToString) -> Cell {
     Cell::Text(value.to_string())
 }
 
@@ -257,24 +264,30 @@ fn maybe(value: &Option<impl ToString>) -> Cell {
     Cell::Maybe(value.as_ref().map(ToString::to_string))
 }
 
-fn int(value: u64) -> Result<Cell, StoreError> {
+pub(super) fn int(value: u64) -> Result<Cell, StoreError> {
     let fault = |_| StoreError::Malformed(format!("the number {value} is too large"));
     i64::try_from(value).map(Cell::Int).map_err(fault)
 }
 
-fn json(value: &impl serde::Serialize) -> Result<Cell, StoreError> {
+pub(super) fn json(value: &impl serde::Serialize) -> Result<Cell, StoreError> {
     serde_json::to_string(value).map(Cell::Text).map_err(|error| StoreError::Malformed(error.to_string()))
 }
 
-/// Performs the steps within the caller's transaction. Answers the number of the last event, if there was any.
-pub(super) async fn perform(connection: &mut SqliteConnection, steps: Vec<Step>) -> Result<Option<i64>, StoreError> {
-    let mut told = false;
+/// Performs the steps within the caller's transaction.
+pub(super) async fn perform(connection: &mut SqliteConnection, steps: Vec<Step>) -> Result<Performed, StoreError> {
+    let (mut told, mut dropped) = (false, Vec::new());
     let mut steps = steps.into_iter().peekable();
     while let Some(step) = steps.next() {
         let (insert, first) = match step {
             Step::Run(sql, cells) => {
                 let query = cells.into_iter().fold(sqlx::query(sql), bind);
                 query.execute(&mut *connection).await.map_err(failed)?;
+                continue;
+            }
+            Step::Drop(version) => {
+                if drop_version(connection, version).await? {
+                    dropped.push(version);
+                }
                 continue;
             }
             Step::Insert(insert, cells) => (insert, cells),
@@ -289,10 +302,28 @@ pub(super) async fn perform(connection: &mut SqliteConnection, steps: Vec<Step>)
         insert_all(connection, insert, rows).await?;
     }
     if !told {
-        return Ok(None);
+        return Ok(Performed { last_event: None, dropped });
     }
     let last = sqlx::query_scalar("SELECT max(number) FROM events").fetch_one(connection).await.map_err(failed)?;
-    Ok(Some(last))
+    Ok(Performed { last_event: Some(last), dropped })
+}
+
+/// Drops a version that nothing names, with its sketch, and keeps the rules that it was under: whether it did.
+async fn drop_version(connection: &mut SqliteConnection, version: VersionId) -> Result<bool, StoreError> {
+    let id = version.to_string();
+    let gone: Option<String> =
+        sqlx::query_scalar(UNNAMED).bind(&id).fetch_optional(&mut *connection).await.map_err(failed)?;
+    let Some(record) = gone else { return Ok(false) };
+    for (sql, second) in [
+        ("DELETE FROM sketches WHERE version = ?1", None),
+        ("DELETE FROM forgotten WHERE id = ?1", None),
+        (FORGET, Some(&record)),
+    ] {
+        let query = sqlx::query(sql).bind(&id);
+        let query = second.into_iter().fold(query, |query, record| query.bind(record));
+        query.execute(&mut *connection).await.map_err(failed)?;
+    }
+    Ok(true)
 }
 
 async fn insert_all(

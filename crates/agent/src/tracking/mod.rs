@@ -1,0 +1,163 @@
+//! What workloads log: an address of their own machine at which MLflow's clients find the control plane.
+//!
+//! Experiments, runs and numbers go on to the control plane, over the line that the agent holds anyway: no workload
+//! needs a way to it. Artifacts stay at the site ([`artifacts`]). With the line gone the answer is 503, on which
+//! MLflow's clients wait and ask again.
+
+mod artifacts;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use ed25519_dalek::{SigningKey, VerifyingKey};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use iroh::endpoint::Connection;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tombolo_api::frames;
+use tombolo_api::run_token::{Claimed, RunToken, mlflow_run_id};
+use tombolo_api::stream::Opening;
+use tombolo_core::{Epoch, SiteId, WorkloadId};
+
+/// In the site's directory: the port, which workloads that outlive their agent go on to use.
+const PORT_FILE: &str = "tracking.port";
+/// In the site's directory.
+const ARTIFACTS_DIR: &str = "artifacts";
+/// Requests that are under way to the control plane; who comes later waits. Far below what a line carries at once.
+const CALLS_MAX: usize = 64;
+/// How long the control plane may take to answer; it gives up after 60 s itself.
+const ANSWER_WITHIN: Duration = Duration::from_secs(75);
+
+/// What a workload's environment says of it.
+#[derive(Debug, Clone)]
+pub struct Address {
+    site: SiteId,
+    key: SigningKey,
+    at: SocketAddr,
+}
+
+impl Address {
+    /// None of it where the user's own environment says where to track: then all of it is theirs.
+    pub fn environment(&self, workload: &WorkloadId, epoch: Epoch) -> BTreeMap<String, String> {
+        let token = RunToken { site: self.site.clone(), workload: workload.clone(), epoch };
+        let variables = [
+            ("MLFLOW_TRACKING_URI", format!("http://{}", self.at)),
+            (TOKEN_VARIABLE, token.sign(&self.key)),
+            ("MLFLOW_RUN_ID", mlflow_run_id(workload)),
+        ];
+        variables.map(|(name, value)| (name.to_owned(), value)).into()
+    }
+}
+
+/// By which a process logs; masked in its logs as a secret is.
+pub const TOKEN_VARIABLE: &str = "MLFLOW_TRACKING_TOKEN";
+/// By which a user says that another server is meant.
+pub const URI_VARIABLE: &str = "MLFLOW_TRACKING_URI";
+
+#[derive(Clone)]
+struct Proxy {
+    line: watch::Receiver<Option<Connection>>,
+    calls: Arc<Semaphore>,
+}
+
+/// Serves for as long as the process lives.
+pub async fn serve(
+    site: SiteId,
+    site_dir: &Path,
+    key: SigningKey,
+    line: watch::Receiver<Option<Connection>>,
+) -> io::Result<Address> {
+    let listener = listen(&site_dir.join(PORT_FILE)).await?;
+    let address = Address { site, at: listener.local_addr()?, key: key.clone() };
+    let keeper = artifacts::Keeper { dir: site_dir.join(ARTIFACTS_DIR), key: key.verifying_key() };
+    let proxy = Proxy { line, calls: Arc::new(Semaphore::new(CALLS_MAX)) };
+    let router = Router::new().fallback(forward).with_state(proxy).merge(artifacts::router(keeper));
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "what workloads log is taken no more");
+        }
+    });
+    Ok(address)
+}
+
+/// At the port that was used before, for what still runs; at any where there was none or another program has it.
+async fn listen(file: &Path) -> io::Result<TcpListener> {
+    let before = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse::<u16>().ok());
+    if let Some(port) = before {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) => {
+                tracing::warn!(port, %error, "another port takes what workloads log; those that run can't log any more");
+            }
+        }
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    tombolo_net::write_private(file, listener.local_addr()?.port().to_string().as_bytes())?;
+    Ok(listener)
+}
+
+/// One request to the control plane, on a stream of its own.
+async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
+    let away = |why: &str| fault(StatusCode::SERVICE_UNAVAILABLE, "TEMPORARILY_UNAVAILABLE", why);
+    let Ok(_place) = proxy.calls.clone().acquire_owned().await else { return away("the agent is stopping") };
+    let Some(connection) = proxy.line.borrow().clone() else {
+        return away("the control plane can't be reached now; what was logged is to be sent again");
+    };
+    match tokio::time::timeout(ANSWER_WITHIN, call(&connection, request)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => away(&format!("the control plane did not answer: {error}")),
+        Err(_) => away(&format!("the control plane did not answer within {ANSWER_WITHIN:?}")),
+    }
+}
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+async fn call(connection: &Connection, mut request: Request) -> Result<Response, Failed> {
+    let (mut send, recv) = connection.open_bi().await?;
+    frames::write(&mut send, &Opening::Track).await?;
+    let io = TokioIo::new(tokio::io::join(recv, send));
+    let (mut sender, exchange) = http1::handshake::<_, Body>(io).await?;
+    tokio::spawn(async move {
+        if let Err(error) = exchange.await {
+            tracing::debug!(%error, "a call to the control plane broke off");
+        }
+    });
+    // The other side is no proxy and takes the path alone.
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    *request.uri_mut() = path.parse::<Uri>()?;
+    request.headers_mut().remove(header::CONNECTION);
+    request.headers_mut().remove(header::EXPECT);
+    let answer = sender.send_request(request).await?;
+    let (mut parts, body) = answer.into_parts();
+    parts.headers.remove(header::CONNECTION);
+    Ok(Response::from_parts(parts, Body::new(body)))
+}
+
+/// An error as MLflow's clients read it.
+fn fault(status: StatusCode, code: &str, message: &str) -> Response {
+    let body = serde_json::json!({ "error_code": code, "message": message }).to_string();
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// The workload that asks, by a token that this site has signed.
+fn who(headers: &HeaderMap, key: &VerifyingKey) -> Option<WorkloadId> {
+    let given = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (_, token) = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))?;
+    let claimed = Claimed::read(token.trim())?;
+    claimed.check(key).then_some(claimed.claim.workload)
+}
+
+/// Where everything of a site's runs and models is kept.
+fn root(dir: &Path, parts: &[&str]) -> PathBuf {
+    parts.iter().fold(dir.to_owned(), |path, part| path.join(part))
+}

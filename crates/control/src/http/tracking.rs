@@ -1,0 +1,157 @@
+//! Who may track: people by their tokens and roles, workloads by the tokens that their sites sign for them.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use ed25519_dalek::VerifyingKey;
+use tombolo_api::run_token::{self, Claimed, RunToken};
+use tombolo_api::wire::Role;
+use tombolo_core::world::World;
+use tombolo_tracking::{Access, Code, Own};
+
+use super::Shared;
+use super::access::{self, ANSWER_WITHIN, PATH_SHOWN_MAX};
+use super::fault::Fault;
+use crate::store::Write;
+
+/// Where MLflow's clients ask, beside this server's own API.
+pub const PATHS: [&str; 4] = ["/api/{*rest}", "/ajax-api/{*rest}", "/health", "/version"];
+
+pub(super) fn router(shared: &Shared) -> Router {
+    let door = middleware::from_fn_with_state(shared.clone(), door);
+    tombolo_tracking::router(shared.tracking.clone()).layer(door)
+}
+
+async fn door(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
+    if request.uri().path() == "/health" {
+        return next.run(request).await;
+    }
+    let method = request.method().clone();
+    let path: String = request.uri().path().chars().take(PATH_SHOWN_MAX).collect();
+    let reads = tombolo_tracking::reads(&method, &path);
+    let (who, answer) = match admit(&shared, request.headers(), reads).await {
+        Err(fault) => {
+            let why = Some(fault.message.clone());
+            access::record_refusal(&shared, None, format!("{method} {path}"), why).await;
+            return fault.into_response();
+        }
+        Ok(admitted) => {
+            let who = admitted.who.clone();
+            request.extensions_mut().insert(admitted);
+            let late = |_| {
+                let why = format!("there was no answer within {ANSWER_WITHIN:?}");
+                tombolo_tracking::Fault::new(Code::TemporarilyUnavailable, why).into_response()
+            };
+            (who, tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await.unwrap_or_else(late))
+        }
+    };
+    if answer.status() == StatusCode::FORBIDDEN {
+        access::record_refusal(&shared, Some(&who), format!("{method} {path}"), None).await;
+    } else if answer.status().is_success() && is_recorded(&method, &path) {
+        record(&shared, who, format!("{method} {path}")).await;
+    }
+    answer
+}
+
+/// What takes something away or gives it back. What a run logs is its own record.
+fn is_recorded(method: &Method, path: &str) -> bool {
+    let end = path.rsplit('/').next().unwrap_or_default();
+    method == Method::DELETE || matches!(end, "delete" | "restore") || path.ends_with("/experiments/update")
+}
+
+async fn record(shared: &Shared, who: String, what: String) {
+    let entry = tombolo_api::wire::AuditEntry {
+        number: 0,
+        at: shared.engine.now().0,
+        who,
+        what,
+        on: String::new(),
+        outcome: "done".to_owned(),
+        detail: None,
+    };
+    let writes = vec![Write::Audit(Box::new(entry))];
+    let _ = shared.engine.change(move |_, _| Ok::<_, std::convert::Infallible>(((), writes))).await;
+}
+
+async fn admit(shared: &Shared, headers: &HeaderMap, reads: bool) -> Result<Access, tombolo_tracking::Fault> {
+    let token = access::bearer(headers).map_err(translated)?;
+    if token.starts_with(run_token::PREFIX) {
+        return workload(shared, token).await;
+    }
+    let token = access::authenticate(shared, headers).await.map_err(translated)?;
+    let needed = if reads { Role::Viewer } else { Role::Member };
+    match token.role < needed {
+        true => {
+            let why = format!("this needs the role {needed}; the token {} has {}", token.name, token.role);
+            Err(tombolo_tracking::Fault::denied(why))
+        }
+        false => Ok(Access { who: token.name, run: None }),
+    }
+}
+
+/// Of a problem, what MLflow's clients show.
+fn translated(fault: Fault) -> tombolo_tracking::Fault {
+    let problem = fault.0;
+    let code = match problem.status {
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        429 | 503 => Code::TemporarilyUnavailable,
+        _ => Code::InternalError,
+    };
+    let message = match problem.hint {
+        Some(hint) if code == Code::Unauthenticated => {
+            let hint = hint.replace("--token or $TOMBOLO_TOKEN", "$MLFLOW_TRACKING_TOKEN");
+            format!("{}\nhint: {hint}", problem.title)
+        }
+        _ => problem.title,
+    };
+    tombolo_tracking::Fault::new(code, message)
+}
+
+async fn workload(shared: &Shared, token: &str) -> Result<Access, tombolo_tracking::Fault> {
+    let unknown = || {
+        tombolo_tracking::Fault::new(Code::Unauthenticated, "the run token can't be read or is not signed by its site")
+    };
+    let claimed = Claimed::read(token).ok_or_else(unknown)?;
+    let asked = claimed.claim.clone();
+    let looked = shared.engine.look(move |world, _| (site_key(world, &asked), is_current(world, &asked)));
+    let gone = |_| tombolo_tracking::Fault::new(Code::TemporarilyUnavailable, "the control plane is stopping");
+    let (key, current) = looked.await.map_err(gone)?;
+    if !key.is_some_and(|key| claimed.check(&key)) {
+        return Err(unknown());
+    }
+    current.map_err(tombolo_tracking::Fault::denied)?;
+    let RunToken { site, workload, .. } = claimed.claim;
+    let own = Own {
+        project: workload.run.project().to_string(),
+        stage: workload.name.to_string(),
+        site: site.to_string(),
+        run_id: run_token::mlflow_run_id(&workload),
+        workload: workload.to_string(),
+    };
+    Ok(Access { who: own.workload.clone(), run: Some(own) })
+}
+
+fn site_key(world: &World, token: &RunToken) -> Option<VerifyingKey> {
+    let site = world.sites.get(&token.site).filter(|site| !site.revoked)?;
+    let bytes: [u8; 32] = data_encoding::HEXLOWER.decode(site.key.as_bytes()).ok()?.try_into().ok()?;
+    VerifyingKey::from_bytes(&bytes).ok()
+}
+
+/// Whether the placement is the newest of its workload, where it says it is, and not over.
+fn is_current(world: &World, token: &RunToken) -> Result<(), String> {
+    let RunToken { site, workload, epoch } = token;
+    let Some(record) = world.workloads.get(workload) else {
+        return Err(format!("{workload} is over; its token has ended with it"));
+    };
+    if record.epoch != *epoch {
+        return Err(format!("{workload} was started anew as epoch {}; epoch {epoch} may write no more", record.epoch));
+    }
+    match record.state.site() {
+        Some(at) if at == site => Ok(()),
+        Some(at) => Err(format!("{workload} is at {at}, not at {site}")),
+        None => Err(format!("{workload} is {}; its token has ended", record.state.word())),
+    }
+}
