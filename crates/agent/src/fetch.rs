@@ -12,7 +12,7 @@ use tombolo_api::frames;
 use tombolo_api::stream::{ALPN_DATA, Opening, Progress, Sources};
 use tombolo_core::sync::{Outcome, TransferSeen};
 use tombolo_core::{Millis, VersionId, WorkloadId};
-use tombolo_data::transfer::{self, FetchError, FetchOptions};
+use tombolo_data::transfer::{self, Budget, FetchError, FetchOptions};
 use tombolo_data::{DataError, Store};
 use tombolo_net::Streams;
 
@@ -31,6 +31,8 @@ pub struct Fetcher {
     pub endpoint: Endpoint,
     /// The line to the control plane, while there is one.
     pub line: watch::Receiver<Option<Connection>>,
+    /// The memory that all fetches share.
+    pub budget: Budget,
     /// Fetches under way, so that two stages that need one version bring it once.
     under_way: UnderWay,
     pauses: Pauses,
@@ -46,6 +48,7 @@ impl Fetcher {
             store,
             endpoint,
             line,
+            budget: Budget::new(transfer::BUDGET_BYTES),
             under_way: Arc::default(),
             pauses,
             paces: Paces::default(),
@@ -166,7 +169,7 @@ impl Fetcher {
             }
         }
         let Some(from) = first else { return Err(Fault { outcome: unprepared(faults.join("; ")), bytes: 0 }) };
-        let mut options = FetchOptions::default();
+        let mut options = FetchOptions { budget: self.budget.clone(), ..FetchOptions::default() };
         let moving = Moving { all: self.moving.clone(), workload: workload.cloned() };
         let what = format!("version {}", version.short());
         let came = Arc::new(AtomicU64::new(0));

@@ -32,6 +32,7 @@ use ed25519_dalek::VerifyingKey;
 use tokio::sync::{mpsc, watch};
 use tombolo_api::stream::ALPN_DATA;
 use tombolo_core::SiteId;
+use tombolo_data::transfer::{BUDGET_BYTES, Budget};
 use tombolo_data::{BucketOptions, SiteKey, Store, StoreOptions};
 use tombolo_net::{BindOptions, NetError};
 
@@ -74,6 +75,8 @@ pub struct AgentOptions {
     pub listen: Option<SocketAddr>,
     /// How old something must be for garbage collection to take it; an hour unless given.
     pub gc_grace: Option<Duration>,
+    /// Memory for chunks on their way here, over all transfers, in bytes; 64 MiB unless given, 2 MiB at least.
+    pub transfer_bytes: Option<u64>,
 }
 
 /// What a started agent says of itself.
@@ -115,7 +118,9 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     let driver = host::HostDriver::new(site.clone(), &layout.0, store_key.clone(), options.shim_command, seen(&wakes));
     let driver = Arc::new(driver);
     let (line, line_seen) = watch::channel(None);
-    let fetcher = fetch::Fetcher::new(store.clone(), endpoint.clone(), line_seen);
+    let budget = Budget::new(options.transfer_bytes.unwrap_or(BUDGET_BYTES));
+    let mut fetcher = fetch::Fetcher::new(store.clone(), endpoint.clone(), line_seen);
+    fetcher.budget = budget;
     driver.bring_with(bring(&fetcher, &wakes));
     let signing = ed25519_dalek::SigningKey::from_bytes(&key.to_bytes());
     let tracking = tracking::serve(site.clone(), &layout.0, signing, line.subscribe()).await;

@@ -79,6 +79,10 @@ impl Dial for Paced {
         let (send, recv) = self.streams.open().await?;
         Ok((send, PacedRecv { recv, pace: self.pace.clone(), wait: None }))
     }
+
+    fn is_held_back(recv: &Self::Recv) -> bool {
+        recv.wait.is_some()
+    }
 }
 
 pub struct PacedRecv<R> {
@@ -123,7 +127,10 @@ fn minute_of_the_day() -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, DuplexStream, ReadHalf, WriteHalf};
+    use tombolo_core::VersionId;
+    use tombolo_data::transfer::{self, FetchOptions, Source};
+    use tombolo_data::{AddOptions, Store, StoreOptions};
 
     use super::*;
 
@@ -170,6 +177,59 @@ mod tests {
         let mut read = Vec::new();
         PacedRecv { recv, pace, wait: None }.read_to_end(&mut read).await.unwrap();
         assert!(read == bytes && began.elapsed() > Duration::from_millis(350), "{:?}", began.elapsed());
+    }
+
+    /// A source in this process, at the end of a link.
+    struct Far {
+        store: Store,
+        pace: Arc<Mutex<Pace>>,
+    }
+
+    impl Dial for Far {
+        type Send = WriteHalf<DuplexStream>;
+        type Recv = PacedRecv<ReadHalf<DuplexStream>>;
+
+        async fn open(&self) -> io::Result<(Self::Send, Self::Recv)> {
+            let (near, far) = tokio::io::duplex(64 << 10);
+            let store = self.store.clone();
+            tokio::spawn(async move {
+                let (recv, send) = tokio::io::split(far);
+                transfer::serve_stream(&store, send, recv, &Open).await
+            });
+            let (recv, send) = tokio::io::split(near);
+            Ok((send, PacedRecv { recv, pace: self.pace.clone(), wait: None }))
+        }
+
+        fn is_held_back(recv: &Self::Recv) -> bool {
+            recv.wait.is_some()
+        }
+    }
+
+    struct Open;
+
+    impl transfer::Gate for Open {
+        fn check(&self, _grant: &[u8], _version: VersionId) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    /// So slow that in the time of a stall nothing is heard to speak of.
+    #[tokio::test]
+    async fn a_limit_makes_no_source_silent() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = |name: &str| Store::open(dir.path().join(name), StoreOptions::default()).unwrap();
+        let (far, near) = (store("far"), store("near"));
+        let mut bytes = vec![0; 2_500];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        std::fs::write(dir.path().join("file"), bytes).unwrap();
+        let version = far.add_tree(dir.path().join("file"), &AddOptions::default()).unwrap().version;
+        let options = FetchOptions { stall: Duration::from_secs(2), ..FetchOptions::default() };
+        let rate = 400;
+        let pace = Paces::default().of(&"far".parse().unwrap(), Some(Limit { bytes_per_s: rate, hours: None }));
+        let source = Source { dial: Far { store: far, pace }, grant: Vec::new(), name: "far".to_owned() };
+        let began = Instant::now();
+        transfer::fetch(&near, version, &[source], &options).await.unwrap();
+        assert!(near.has(version).unwrap() && began.elapsed() > 2 * options.stall, "{:?}", began.elapsed());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tombolo_core::{Millis, Resources, SiteId};
 use crate::failure::{self, Failure};
 use crate::home::{Home, LocalSite};
 use crate::logs::span;
-use crate::site::facts::{FactOptions, SiteFile};
+use crate::site::facts::{FactOptions, SiteFile, bytes};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -94,6 +94,9 @@ struct Running {
     /// How old what nobody needs must be for gc to take it; an hour unless given
     #[arg(long, value_parser = span, value_name = "SPAN")]
     gc_grace: Option<Millis>,
+    /// Memory for data on its way here, over all transfers; 64 MiB unless given
+    #[arg(long, value_parser = bytes, value_name = "BYTES")]
+    transit: Option<u64>,
 }
 
 pub async fn run(args: Agent) -> Result<(), Failure> {
@@ -169,6 +172,7 @@ async fn run_agent(home: &Home, dir: PathBuf, running: Running) -> Result<(), Fa
         shim_command: vec![this.into_os_string(), OsString::from("shim")],
         listen: running.listen,
         gc_grace: running.gc_grace.map(|span| Duration::from_millis(span.0)),
+        transfer_bytes: running.transit,
     };
     let ran = tombolo_agent::run(options, |started| {
         eprintln!("site {} runs", started.site);

@@ -170,7 +170,13 @@ async fn a_source_that_gives_another_versions_tree_is_dropped_and_named() {
 
 /// The first answer to a question for items of the version's tree.
 async fn answered(world: &World, grant: &[u8], items: &[Digest]) -> (u8, String) {
-    let dial = Peer { store: world.from.clone(), mangle: None, instead: None, gate: Arc::new(Only(b"good".to_vec())) };
+    let dial = Peer {
+        store: world.from.clone(),
+        mangle: None,
+        instead: None,
+        hold: None,
+        gate: Arc::new(Only(b"good".to_vec())),
+    };
     let (mut send, mut recv) = dial.open().await.unwrap();
     let mut request = vec![3];
     request.extend_from_slice(&world.version.0.0);

@@ -144,7 +144,13 @@ async fn fetches_of_one_version_at_once_send_it_once() {
 async fn a_refusal_comes_with_its_reason() {
     let world = world();
     let gated = |grant: &[u8]| Source {
-        dial: Peer { store: world.from.clone(), mangle: None, instead: None, gate: Arc::new(Only(b"good".to_vec())) },
+        dial: Peer {
+            store: world.from.clone(),
+            mangle: None,
+            instead: None,
+            hold: None,
+            gate: Arc::new(Only(b"good".to_vec())),
+        },
         grant: grant.to_vec(),
         name: "onprem".into(),
     };

@@ -1,14 +1,15 @@
 //! The fetching side: first the manifest, then the chunks that lack, then the version is made durable.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tombolo_core::VersionId;
 
 use super::Dial;
+use super::budget::Budget;
 use super::chunks::Fetching;
 use super::obtain::obtain;
 use super::queue::{Fault, Queue, SourceState};
@@ -17,11 +18,14 @@ use crate::add::Progress;
 use crate::error::DataError;
 use crate::manifest::{ChunkRef, Manifest};
 use crate::pack::le_u64;
-use crate::session::{Commit, Session};
+use crate::session::{Commit, Session, lock};
 use crate::store::Store;
 
 /// How often a fetch goes on because a gc has removed chunks that were here when it began.
 const ATTEMPTS_MAX: u32 = 3;
+
+/// The budget of a fetch that wasn't given one, in bytes. One fetch alone uses half of it.
+pub const BUDGET_BYTES: u64 = 64 << 20;
 
 /// A peer that may hold the version.
 pub struct Source<D> {
@@ -36,23 +40,39 @@ pub struct Source<D> {
 pub struct FetchOptions {
     /// Streams to each source.
     pub parallel: usize,
-    /// Raw bytes that are asked for and not yet here, over all streams.
-    pub bytes_in_flight: u64,
-    /// How long a source may be silent before it is dropped.
+    /// The memory that the transfers of a process share.
+    pub budget: Budget,
+    /// How long a source may be silent before it is dropped; what a limit of the link holds back is no silence.
     pub stall: Duration,
     /// In raw bytes of what was missing.
     pub progress: Option<Progress>,
     pub cancel: CancellationToken,
+    pub seal: Seal,
+}
+
+/// How soon what has come is durable, so that a kill costs no more than that: when it is of so many stored bytes, but
+/// not more often than that, so that a fast line makes no small packs.
+#[derive(Clone, Copy, Debug)]
+pub struct Seal {
+    pub bytes: u64,
+    pub after: Duration,
+}
+
+impl Default for Seal {
+    fn default() -> Seal {
+        Seal { bytes: 8 << 20, after: Duration::from_secs(2) }
+    }
 }
 
 impl Default for FetchOptions {
     fn default() -> FetchOptions {
         FetchOptions {
             parallel: 4,
-            bytes_in_flight: 32 << 20,
+            budget: Budget::new(BUDGET_BYTES),
             stall: Duration::from_secs(60),
             progress: None,
             cancel: CancellationToken::new(),
+            seal: Seal::default(),
         }
     }
 }
@@ -144,9 +164,9 @@ async fn fetch_alone<D: Dial>(
     };
     let (manifest, local) = (Arc::new(manifest), begun.is_none());
     let session = {
-        let store = store.clone();
+        let (store, seal) = (store.clone(), options.seal);
         // Should the fetch be dropped half-way, the last of its tasks to end keeps what has come.
-        Arc::new(Keeping(blocking(move || Session::start(&store)).await?))
+        Arc::new(blocking(move || Keeping::start(&store, seal)).await?)
     };
     let mut fetched = Fetched::default();
     for attempt in 0..ATTEMPTS_MAX {
@@ -175,18 +195,45 @@ async fn fetch_alone<D: Dial>(
     Err(DataError::Outrun { version, missing, attempts: ATTEMPTS_MAX }.into())
 }
 
-/// A session whose chunks are made durable also when the fetch fails.
-pub(super) struct Keeping(Session);
+/// A session whose chunks are made durable while they come, and also when the fetch fails.
+pub(super) struct Keeping {
+    session: Session,
+    seal: Seal,
+    /// The store seals packs of so many bytes by itself.
+    pack_bytes: u64,
+    /// When what had come was last durable, and how many bytes that were.
+    sealed: Mutex<(Instant, u64)>,
+}
 
 impl Keeping {
+    fn start(store: &Store, seal: Seal) -> Result<Keeping, DataError> {
+        let sealed = Mutex::new((Instant::now(), 0));
+        Ok(Keeping { session: Session::start(store)?, seal, pack_bytes: store.pack_bytes(), sealed })
+    }
+
     pub(super) fn session(&self) -> &Session {
-        &self.0
+        &self.session
+    }
+
+    /// Makes what has come durable, if it is time.
+    pub(super) fn keep(&self) -> Result<(), DataError> {
+        let come = self.session.bytes_new.load(Ordering::Relaxed);
+        let new = {
+            let mut sealed = lock(&self.sealed);
+            let new = come.saturating_sub(sealed.1);
+            if new < self.seal.bytes || sealed.0.elapsed() < self.seal.after {
+                return Ok(());
+            }
+            *sealed = (Instant::now(), come);
+            new
+        };
+        if new < self.pack_bytes { self.session.flush() } else { Ok(()) }
     }
 }
 
 impl Drop for Keeping {
     fn drop(&mut self) {
-        if let Err(error) = self.0.flush() {
+        if let Err(error) = self.session.flush() {
             tracing::warn!(%error, "chunks that came before a fetch ended are lost");
         }
     }

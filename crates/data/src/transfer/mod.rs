@@ -25,6 +25,7 @@
 //! is never given more room than the manifest says.
 
 mod ask;
+mod budget;
 mod chunks;
 mod fetch;
 mod obtain;
@@ -40,7 +41,8 @@ use std::sync::{Arc, Mutex, Weak};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tombolo_core::VersionId;
 
-pub use fetch::{FetchError, FetchOptions, Fetched, Source, fetch};
+pub use budget::Budget;
+pub use fetch::{BUDGET_BYTES, FetchError, FetchOptions, Fetched, Seal, Source, fetch};
 pub use serve::{Served, serve_stream};
 pub use wire::{GRANT_BYTES_MAX, REASON_BYTES_MAX};
 
@@ -52,6 +54,12 @@ pub trait Dial: Sync {
     type Recv: AsyncRead + Unpin + Send;
 
     fn open(&self) -> impl Future<Output = io::Result<(Self::Send, Self::Recv)>> + Send;
+
+    /// Whether it is this side that holds back what there is to read, as a limit of the link has it: the peer isn't
+    /// silent then.
+    fn is_held_back(_recv: &Self::Recv) -> bool {
+        false
+    }
 }
 
 /// Decides whether the peer at the other end may have a version.

@@ -39,9 +39,10 @@ pub(super) struct SourceState {
     pub(super) lacks: Option<String>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    Ask(Vec<ChunkRef>),
+/// Whether there is something to ask a source for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    Ask,
     /// Nothing now, but what others were asked for may come back.
     Wait,
     /// Nothing any more for this source.
@@ -53,13 +54,26 @@ impl Queue {
         Queue { todo: chunks.into(), scarce: Vec::new(), asked: 0, sources }
     }
 
-    /// Chunks of at most `bytes_max` raw bytes, but at least one, and of at most `chunks_max`.
-    pub(super) fn next(&mut self, source: usize, bytes_max: u64, chunks_max: usize) -> Next {
+    pub(super) fn look(&self, source: usize) -> Look {
         let state = &self.sources[source];
         if state.fault.is_some() {
-            return Next::Over;
+            Look::Over
+        } else if !self.todo.is_empty() || self.scarce.iter().any(|chunk| !state.absent.contains(&chunk.digest)) {
+            Look::Ask
+        } else if self.asked > 0 {
+            Look::Wait
+        } else {
+            Look::Over
         }
+    }
+
+    /// What to ask the source for: chunks of at most `bytes_max` raw bytes, but at least one, and of at most
+    /// `chunks_max`, if [`Queue::look`] says so.
+    pub(super) fn next(&mut self, source: usize, bytes_max: u64, chunks_max: usize) -> Vec<ChunkRef> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
+        if self.look(source) != Look::Ask {
+            return batch;
+        }
         let mut fits = |batch: &Vec<ChunkRef>, chunk: &ChunkRef| {
             let fits = batch.is_empty() || (bytes + u64::from(chunk.bytes) <= bytes_max && batch.len() < chunks_max);
             bytes += if fits { u64::from(chunk.bytes) } else { 0 };
@@ -69,14 +83,12 @@ impl Queue {
             batch.push(chunk);
         }
         if batch.is_empty() {
+            let state = &self.sources[source];
             let held = |chunk: &ChunkRef| !state.absent.contains(&chunk.digest);
             batch.extend(self.scarce.extract_if(.., |chunk| held(chunk)).take(1));
         }
-        if !batch.is_empty() {
-            self.asked += batch.len();
-            return Next::Ask(batch);
-        }
-        if self.asked > 0 { Next::Wait } else { Next::Over }
+        self.asked += batch.len();
+        batch
     }
 
     /// Some of what was asked for has come.

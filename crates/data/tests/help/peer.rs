@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::sync::{Semaphore, watch};
 use tombolo_core::VersionId;
-use tombolo_data::transfer::{Dial, FetchError, FetchOptions, Fetched, Gate, Source, fetch, serve_stream};
+use tombolo_data::transfer::{Budget, Dial, FetchError, FetchOptions, Fetched, Gate, Source, fetch, serve_stream};
 use tombolo_data::{Store, VerifyOptions};
 
 use super::help::{add, look, materialized, open, sample};
@@ -22,6 +23,8 @@ pub struct Peer {
     pub mangle: Option<Mangle>,
     /// What it answers with, whatever it is asked for.
     pub instead: Option<VersionId>,
+    /// Keeps chunks back until it has permits for them.
+    pub hold: Option<Arc<Hold>>,
     pub gate: Arc<dyn Gate>,
 }
 
@@ -59,6 +62,10 @@ impl Dial for Peer {
             let (middle, end) = piped();
             tokio::spawn(pass(middle, std::mem::replace(&mut answers, end), mangle));
         }
+        if let Some(hold) = self.hold.clone() {
+            let (middle, end) = piped();
+            tokio::spawn(keep_back(middle, std::mem::replace(&mut answers, end), hold));
+        }
         tokio::spawn(async move { serve_stream(&store, answers, requests, &*gate).await });
         let (recv, send) = tokio::io::split(near);
         Ok((send, recv))
@@ -71,17 +78,56 @@ fn piped() -> (ReadHalf<DuplexStream>, WriteHalf<DuplexStream>) {
     (tokio::io::split(one).0, tokio::io::split(other).1)
 }
 
-async fn pass(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>, mangle: Mangle) -> io::Result<()> {
-    loop {
-        let length = from.read_u32_le().await?;
-        let mut body = vec![0; length as usize];
-        from.read_exact(&mut body).await?;
-        if !mangle(&mut body) {
-            return to.shutdown().await;
+/// Chunks that are kept back.
+pub struct Hold {
+    /// One for each chunk that may pass.
+    pub permits: Semaphore,
+    /// How many have come so far as to need one.
+    pub waited: watch::Sender<u64>,
+}
+
+impl Hold {
+    pub fn new(permits: usize) -> Arc<Hold> {
+        Arc::new(Hold { permits: Semaphore::new(permits), waited: watch::Sender::new(0) })
+    }
+}
+
+async fn keep_back(
+    mut from: ReadHalf<DuplexStream>,
+    mut to: WriteHalf<DuplexStream>,
+    hold: Arc<Hold>,
+) -> io::Result<()> {
+    while let Some(body) = frame(&mut from).await? {
+        if body[0] == 3 {
+            hold.waited.send_modify(|waited| *waited += 1);
+            hold.permits.acquire().await.map_err(io::Error::other)?.forget();
         }
         to.write_u32_le(body.len() as u32).await?;
         to.write_all(&body).await?;
     }
+    to.shutdown().await
+}
+
+/// The next frame, or None at the stream's end.
+async fn frame(from: &mut ReadHalf<DuplexStream>) -> io::Result<Option<Vec<u8>>> {
+    let length = match from.read_u32_le().await {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        length => length?,
+    };
+    let mut body = vec![0; length as usize];
+    from.read_exact(&mut body).await?;
+    Ok(Some(body))
+}
+
+async fn pass(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>, mangle: Mangle) -> io::Result<()> {
+    while let Some(mut body) = frame(&mut from).await? {
+        if !mangle(&mut body) {
+            break;
+        }
+        to.write_u32_le(body.len() as u32).await?;
+        to.write_all(&body).await?;
+    }
+    to.shutdown().await
 }
 
 pub fn honest(store: &Store) -> Source<Peer> {
@@ -89,7 +135,7 @@ pub fn honest(store: &Store) -> Source<Peer> {
 }
 
 pub fn source(store: &Store, name: &str, mangle: Option<Mangle>) -> Source<Peer> {
-    let dial = Peer { store: store.clone(), mangle, instead: None, gate: Arc::new(Open) };
+    let dial = Peer { store: store.clone(), mangle, instead: None, hold: None, gate: Arc::new(Open) };
     Source { dial, grant: b"grant".to_vec(), name: name.into() }
 }
 
@@ -116,7 +162,7 @@ pub fn world_of(make: impl FnOnce(&Path)) -> World {
 }
 
 pub fn options() -> FetchOptions {
-    FetchOptions { bytes_in_flight: 1 << 20, stall: Duration::from_secs(20), ..FetchOptions::default() }
+    FetchOptions { budget: Budget::new(2 << 20), stall: Duration::from_secs(20), ..FetchOptions::default() }
 }
 
 pub async fn get(world: &World, sources: &[Source<Peer>]) -> Result<Fetched, FetchError> {
