@@ -4,11 +4,11 @@
 //! Numbers are little-endian.
 //! ```text
 //! blocks   4096 bytes each: 84 entries (digest 32 bytes, pack u32, offset u32, stored u32, raw u32; zeros after the
-//!          last), then BLAKE3 of the block's number (u32) and these 4032 bytes, then 32 bytes of zeros
+//!          last), then BLAKE3 of these 4032 bytes, keyed with the block's number (u32), then 32 bytes of zeros
 //! packs    12 bytes each, in order: session u64, number u32; an entry's pack is a place in this list
 //! fence    per block: the first 8 bytes of its first digest, u64 (big-endian's order)
 //! filter   u64 words, see [`Filter`]
-//! trailer  "TOMBIDX1", entries u64, packs u32, blocks u32, words u64, BLAKE3 of packs and fence, BLAKE3 of the
+//! trailer  "TOMBIDX2", entries u64, packs u32, blocks u32, words u64, BLAKE3 of packs and fence, BLAKE3 of the
 //!          filter, BLAKE3 of the trailer so far: 128 bytes
 //! ```
 //! A chunk that is in several packs has several entries.
@@ -24,7 +24,7 @@ use super::merge::Placed;
 use super::{Location, PackId};
 use crate::pack::{le_u32, le_u64};
 
-const MAGIC: &[u8; 8] = b"TOMBIDX1";
+const MAGIC: &[u8; 8] = b"TOMBIDX2";
 const BLOCK_BYTES: usize = 4096;
 const ENTRY_BYTES: usize = 48;
 const BLOCK_ENTRIES: usize = 84;
@@ -250,8 +250,11 @@ pub(super) fn key(digest: &Digest) -> u64 {
     digest.0.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
 }
 
+/// Keyed with the number, so that the entries are hashed from their beginning: several times as fast as after 4 bytes.
 fn block_hash(number: u32, entries: &[u8]) -> [u8; 32] {
-    *blake3::Hasher::new().update(&number.to_le_bytes()).update(entries).finalize().as_bytes()
+    let mut key = [0; 32];
+    key[..4].copy_from_slice(&number.to_le_bytes());
+    *blake3::keyed_hash(&key, entries).as_bytes()
 }
 
 /// A Bloom filter with 8 bits for each chunk, of which the four that matter to a chunk are in one word: about one

@@ -31,7 +31,7 @@ impl Store {
     /// A chunk's stored form and raw length, verified.
     pub(crate) fn read_verified(&self, digest: &Digest) -> Result<(Vec<u8>, u32), DataError> {
         let (record, location) = self.read_record(digest)?;
-        let verify = |stored: Vec<u8>| codec::decode(stored.clone(), location.raw, digest).map(|_| stored);
+        let verify = |stored: Vec<u8>| codec::verify(&stored, location.raw, digest).map(|()| stored);
         Ok((self.checked(digest, &location, record, verify)?, location.raw))
     }
 
@@ -49,7 +49,7 @@ impl Store {
 
     /// That a record is whole.
     pub(crate) fn check_record(&self, record: Vec<u8>, raw: u32, digest: &Digest) -> Result<(), String> {
-        codec::decode(self.stored_of(record, raw, digest)?, raw, digest).map(drop)
+        codec::verify(&self.stored_of(record, raw, digest)?, raw, digest)
     }
 
     fn stored_of(&self, record: Vec<u8>, raw: u32, digest: &Digest) -> Result<Vec<u8>, String> {

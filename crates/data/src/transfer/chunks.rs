@@ -288,8 +288,7 @@ enum Trouble {
 fn store_all(session: &Session, came: Vec<(ChunkRef, Vec<u8>)>) -> (usize, Option<Trouble>) {
     let all = came.len();
     for (kept, (chunk, stored)) in came.into_iter().enumerate() {
-        let checked = codec::decode(stored.clone(), chunk.bytes, &chunk.digest);
-        if let Err(why) = checked {
+        if let Err(why) = codec::verify(&stored, chunk.bytes, &chunk.digest) {
             let why = format!("it lied: chunk {}: {why}", chunk.digest.short());
             return (kept, Some(Trouble::Theirs(Fault::Failed(why))));
         }

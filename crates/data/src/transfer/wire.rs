@@ -129,7 +129,8 @@ impl Answer {
             2 => Some(Answer::Piece(body.split_off(1))),
             3 => {
                 let raw = u32::from_le_bytes(body.get(1..5)?.try_into().ok()?);
-                Some(Answer::Chunk { raw, stored: body.split_off(5) })
+                body.drain(..5);
+                Some(Answer::Chunk { raw, stored: body })
             }
             4 => Some(Answer::Absent(reason(&body[1..]))),
             5 => Some(Answer::Refused(reason(&body[1..]))),
@@ -180,10 +181,10 @@ pub(super) async fn read_answer(recv: &mut (impl AsyncRead + Unpin)) -> io::Resu
 
 async fn read_frame(recv: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; 4];
-    if recv.read(&mut length[..1]).await? == 0 {
-        return Ok(None);
-    }
-    recv.read_exact(&mut length[1..]).await?;
+    match recv.read(&mut length).await? {
+        0 => return Ok(None),
+        read => recv.read_exact(&mut length[read..]).await?,
+    };
     let length = u32::from_le_bytes(length) as usize;
     if length == 0 || length > bytes_max {
         return Err(invalid(&format!("a frame of {length} bytes; at most {bytes_max} are allowed")));
