@@ -15,7 +15,7 @@ use datafusion::functions_aggregate::expr_fn::{count, max, sum};
 use datafusion::logical_expr::{Expr, cast, ident, lit, when};
 use tombolo_core::Timestamp;
 use tombolo_core::expect::{Rule, Seen};
-use tombolo_core::facts::{Breach, Checked, Facts, Table};
+use tombolo_core::facts::{Breach, Checked, Facts};
 
 use crate::measure::{self, Measure};
 use crate::scan::{Scan, scan};
@@ -87,18 +87,15 @@ async fn find(inspection: &Inspection) -> Result<Findings, SqlError> {
     };
     let Scan { mut table, schema } = scan(&files, !rules.is_empty())?;
     let text = schema.is_some();
-    if rules.is_empty() && (!text || table.rows.is_none()) {
+    if rules.is_empty() {
         return Ok(Findings { facts: Facts { table: Some(table), checked: None }, examples: Vec::new() });
     }
     let context = session(1, Some(*memory_bytes))?;
     let schema = schema.map(|inferred| measure::csv_schema(&inferred, rules));
     let frame = files.frame(&context, schema.as_ref()).await?;
     let measures = measure::measures(frame.schema(), rules, text);
-    let seen = Pass::new(&table, &measures, text).run(&frame, &mut table, &measures).await?;
-    if rules.is_empty() {
-        return Ok(Findings { facts: Facts { table: Some(table), checked: None }, examples: Vec::new() });
-    }
-    let rows = table.rows.unwrap_or(0);
+    let (rows, seen) = Pass::new(&measures).run(&frame, &measures).await?;
+    table.rows = Some(rows);
     let (mut breaches, mut examples) = (Vec::new(), Vec::new());
     for ((rule, measure), seen) in rules.iter().zip(&measures).zip(&seen) {
         let Some(breach) = rule.judge(rows, seen, *now) else { continue };
@@ -114,20 +111,14 @@ async fn find(inspection: &Inspection) -> Result<Findings, SqlError> {
     Ok(Findings { facts: Facts { table: Some(table), checked: Some(checked) }.bounded(), examples })
 }
 
-/// The one pass: an aggregate for the rows, for the nulls of each column of CSV, and for each rule that has one.
+/// The one pass: an aggregate for the rows, and for each rule that has one.
 struct Pass {
     aggregates: Vec<Expr>,
-    /// Columns whose nulls are counted.
-    nulls: usize,
 }
 
 impl Pass {
-    fn new(table: &Table, measures: &[Measure], text: bool) -> Pass {
-        let mut pass = Pass { aggregates: vec![count(lit(1_i64))], nulls: 0 };
-        if text {
-            pass.nulls = table.columns.len();
-            pass.aggregates.extend(table.columns.iter().map(|column| count(ident(column.name.as_str()))));
-        }
+    fn new(measures: &[Measure]) -> Pass {
+        let mut pass = Pass { aggregates: vec![count(lit(1_i64))] };
         for measure in measures {
             match measure {
                 Measure::Rows(broken) => {
@@ -145,15 +136,12 @@ impl Pass {
         pass
     }
 
-    async fn run(self, frame: &DataFrame, table: &mut Table, measures: &[Measure]) -> Result<Vec<Seen>, SqlError> {
+    /// The rows, and what was seen for each rule.
+    async fn run(self, frame: &DataFrame, measures: &[Measure]) -> Result<(u64, Vec<Seen>), SqlError> {
         let aliased = self.aggregates.into_iter().enumerate().map(|(i, expr)| expr.alias(format!("m{i}")));
         let values = one_row(frame.clone().aggregate(Vec::new(), aliased.collect()).map_err(SqlError::from_engine)?);
         let mut values = values.await?.into_iter();
         let rows = values.next().map(|value| number(&value)).unwrap_or_default();
-        table.rows = Some(rows);
-        for (column, value) in table.columns.iter_mut().take(self.nulls).zip(values.by_ref()) {
-            column.nulls = Some(rows.saturating_sub(number(&value)));
-        }
         let mut seen = Vec::new();
         for measure in measures {
             seen.push(match measure {
@@ -166,7 +154,7 @@ impl Pass {
                 Measure::Groups(columns) => Seen::Rows(doubles(frame, columns).await?),
             });
         }
-        Ok(seen)
+        Ok((rows, seen))
     }
 }
 

@@ -4,6 +4,7 @@
 //! order, byte for byte. With more threads only the rows are the same; their order is fixed by a total
 //! ORDER BY alone, and sums of floats may differ in their last digits.
 
+mod csv;
 mod diff;
 mod error;
 mod inspect;

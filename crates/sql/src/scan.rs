@@ -5,19 +5,18 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::arrow::csv::reader::Format as CsvFormat;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::parquet::arrow::parquet_to_arrow_schema;
 use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use tombolo_core::facts::{COLUMNS_MAX, Column, Format, Table};
 
-use crate::SqlError;
 use crate::tables::Files;
+use crate::{SqlError, csv};
 
 /// CSV that nothing is expected of is counted up to this size; of more, the first rows tell the schema.
 const CSV_COUNTED_BYTES_MAX: u64 = 1 << 30;
 /// Rows that tell the schema of CSV that is not counted.
-const CSV_TOLD_BY_ROWS: usize = 10_000;
+const CSV_TOLD_BY_ROWS: u64 = 10_000;
 
 /// Types that are told of a column whose files disagree.
 const KINDS_MAX: usize = 4;
@@ -33,7 +32,7 @@ pub(crate) struct Scan {
 pub(crate) fn scan(files: &Files, whole: bool) -> Result<Scan, SqlError> {
     match files.format {
         Format::Parquet => parquet(files),
-        Format::Csv => csv(files, whole),
+        Format::Csv => csv_files(files, whole),
     }
 }
 
@@ -108,40 +107,43 @@ fn nulls(metadata: &ParquetMetaData, name: &str) -> Option<u64> {
     Some(sum)
 }
 
-fn csv(files: &Files, whole: bool) -> Result<Scan, SqlError> {
+fn csv_files(files: &Files, whole: bool) -> Result<Scan, SqlError> {
     let mut bytes = 0;
     for path in &files.paths {
         bytes += fs::metadata(path).map_err(|error| bad(path, error))?.len();
     }
     let counted = whole || bytes <= CSV_COUNTED_BYTES_MAX;
-    let mut merged: Option<Vec<Field>> = None;
+    let rows_max = if counted { u64::MAX } else { CSV_TOLD_BY_ROWS };
+    let mut merged: Option<Vec<(Field, u64)>> = None;
     let mut rows = 0;
     for path in &files.paths {
-        let file = fs::File::open(path).map_err(|error| bad(path, error))?;
-        let (schema, count) = CsvFormat::default()
-            .with_header(true)
-            .infer_schema(file, (!counted).then_some(CSV_TOLD_BY_ROWS))
-            .map_err(|error| bad(path, error))?;
-        rows += count as u64;
-        let fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
+        let told = csv::tell(path, rows_max).map_err(|message| bad(path, message))?;
+        rows += told.rows;
+        let fields = told.columns.iter().map(|column| (column.field(), column.nulls));
         merged = Some(match merged {
-            None => fields,
+            None => fields.collect(),
             Some(before) => {
-                if before.iter().map(Field::name).ne(fields.iter().map(Field::name)) {
+                if !before.iter().map(|(field, _)| field.name()).eq(told.columns.iter().map(|column| &column.name)) {
                     return Err(bad(path, "its columns are not those of the files before it"));
                 }
-                let pairs = before.into_iter().zip(&fields);
-                pairs.map(|(a, b)| Field::new(a.name(), wider(a.data_type(), b.data_type()), true)).collect()
+                let both = |((a, x), (b, y)): ((Field, u64), (Field, u64))| {
+                    (Field::new(a.name(), wider(a.data_type(), b.data_type()), true), x + y)
+                };
+                before.into_iter().zip(fields).map(both).collect()
             }
         });
     }
     let fields = merged.unwrap_or_default();
-    let column =
-        |field: &Field| Column { name: field.name().clone(), kind: field.data_type().to_string(), nulls: None };
+    let column = |(field, nulls): &(Field, u64)| Column {
+        name: field.name().clone(),
+        kind: field.data_type().to_string(),
+        nulls: counted.then_some(*nulls),
+    };
     let columns = fields.iter().take(COLUMNS_MAX).map(column).collect();
     let more = fields.len().saturating_sub(COLUMNS_MAX) as u64;
     let table = Table { format: Format::Csv, rows: counted.then_some(rows), columns, more };
-    Ok(Scan { table, schema: Some(Arc::new(Schema::new(fields))) })
+    let schema = Schema::new(fields.into_iter().map(|(field, _)| field).collect::<Vec<_>>());
+    Ok(Scan { table, schema: Some(Arc::new(schema)) })
 }
 
 /// The type that the values of both fit.
