@@ -5,6 +5,7 @@ use std::path::Path;
 
 use indicatif::ProgressBar;
 use tombolo_api::wire::{NewVersion, SiteView, VersionInfo};
+use tombolo_core::expect::Expect;
 use tombolo_core::facts::Facts;
 use tombolo_core::residency::Term;
 use tombolo_core::sketch::Sketch;
@@ -13,6 +14,7 @@ use tombolo_data::{AddOptions, Added, Hold, SiteKey, Store, StoreOptions};
 
 use crate::failure::Failure;
 use crate::home::LocalSite;
+use crate::inspect;
 use crate::progress;
 use crate::session::Session;
 
@@ -117,6 +119,20 @@ pub async fn add(site: &LocalSite, what: &str, path: &Path, ignore: Vec<String>)
     let (added, sketch, _hold) = done
         .map_err(|failure: Failure| Failure { what: format!("{what} can't be added: {}", failure.what), ..failure })?;
     Ok(Stored { added, site: site.name.clone(), facts: Facts::default(), sketch, _hold })
+}
+
+/// Adds a dataset, and looks at it meanwhile.
+pub async fn dataset(
+    site: &LocalSite,
+    name: &Name,
+    path: &Path,
+    expect: Option<&Expect>,
+    residency: &Residency,
+) -> Result<Stored, Failure> {
+    let look = inspect::begin(name.as_str(), path, expect);
+    let mut stored = add(site, name.as_str(), path, Vec::new()).await?;
+    stored.facts = inspect::finish(look, expect, residency).await?;
+    Ok(stored)
 }
 
 /// Tells the control plane of what a site's store has.

@@ -28,6 +28,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 pub use diff::{TableDelta, TablesDiff, diff};
 pub use error::{Position, SqlError};
 pub use inspect::{EXAMPLE_ROWS_MAX, Example, Findings, Inspection, inspect};
+pub use tables::stamps;
 
 /// Longest query, in bytes.
 pub const SQL_BYTES_MAX: usize = 1 << 20;

@@ -1,6 +1,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use datafusion::arrow::datatypes::Schema;
 use datafusion::common::TableReference;
@@ -79,6 +80,17 @@ pub(crate) async fn register(context: &SessionContext, name: &str, path: &Path) 
     let frame = find(path)?.frame(context, None).await?;
     let registered = context.register_table(TableReference::bare(name), frame.into_view());
     registered.map(drop).map_err(|error| SqlError::BadTable { path: path.to_owned(), message: error.strip_backtrace() })
+}
+
+/// The length and time of change of each file of a table, to tell later whether it is still the same; none of what is
+/// no table.
+pub fn stamps(path: &Path) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+    let stamp = |file: PathBuf| {
+        let about = fs::metadata(&file).ok();
+        let bytes = about.as_ref().map_or(0, fs::Metadata::len);
+        (file, bytes, about.and_then(|about| about.modified().ok()))
+    };
+    find(path).map(|files| files.paths.into_iter().map(stamp).collect()).unwrap_or_default()
 }
 
 fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), SqlError> {

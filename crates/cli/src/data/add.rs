@@ -51,8 +51,7 @@ pub async fn run(session: &Session, args: Add) -> Result<(), Failure> {
         Some(site) => nearest.named(site, args.name.as_str(), &residency)?,
         None => nearest.for_residency(args.name.as_str(), &residency)?,
     };
-    let mut stored = upload::add(site, args.name.as_str(), &args.path, Vec::new()).await?;
-    stored.facts = inspect::inspect(args.name.as_str(), &args.path, expect.as_ref(), &residency).await?;
+    let stored = upload::dataset(site, &args.name, &args.path, expect.as_ref(), &residency).await?;
     let info = upload::announce(session, &stored, Some(&args.name), &residency).await?;
     eprintln!("{}", upload::line(args.name.as_str(), &stored));
     match session.output {

@@ -80,8 +80,7 @@ async fn dataset(
     path: std::path::PathBuf,
 ) -> Result<Stored, Failure> {
     let site = site_for(nearest, options.site.as_ref(), name.as_str(), &spec.residency)?;
-    let mut added = upload::add(site, name.as_str(), &path, Vec::new()).await?;
-    added.facts = inspect::inspect(name.as_str(), &path, spec.expect.as_ref(), &spec.residency).await?;
+    let added = upload::dataset(site, name, &path, spec.expect.as_ref(), &spec.residency).await?;
     upload::announce(session, &added, Some(name), &spec.residency).await?;
     eprintln!("{}", upload::line(name.as_str(), &added));
     inspect::refused(name.as_str(), &added.facts, spec.expect.as_ref())?;
