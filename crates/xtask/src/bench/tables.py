@@ -41,7 +41,8 @@ def main(directory, size, changed):
         while rest > 0:
             rows = max(1, min(rest, FILE_BYTES) // row_bytes)
             seed = number * 2 + (kind == "parquet")
-            path = directory / f"flights-{number:03}.{kind}"
+            path = directory / kind / f"flights-{number:03}.{kind}"
+            path.parent.mkdir(exist_ok=True)
             if kind == "csv":
                 pyarrow.csv.write_csv(table(seed, rows, changed), path)
             else:
