@@ -114,7 +114,8 @@ impl<'a, D: Dial> Fetching<'a, D> {
         let mut next = Some(first);
         while let Some(batch) = next {
             let wanted = batch.owed.iter().map(|chunk| chunk.digest).collect();
-            if let Err(fault) = asking.ask(self.version, Wanted::Chunks(wanted)).await {
+            let wanted = if batch.sound { Wanted::Sound(wanted) } else { Wanted::Chunks(wanted) };
+            if let Err(fault) = asking.ask(self.version, wanted).await {
                 return self.lose(source, batch.owed, Trouble::Theirs(fault));
             }
             // The receiver goes on for as long as this sends.
@@ -134,10 +135,13 @@ impl<'a, D: Dial> Fetching<'a, D> {
             if self.look(source) == Look::Over {
                 return None;
             }
-            let owed = lock(&self.queue).next(source, self.options.budget.request_bytes(), REQUEST_DIGESTS_MAX);
+            let mut queue = lock(&self.queue);
+            let owed = queue.next(source, self.options.budget.request_bytes(), REQUEST_DIGESTS_MAX);
+            let sound = queue.sources[source].sound;
+            drop(queue);
             if !owed.is_empty() {
                 room.shrink(owed.iter().map(|chunk| u64::from(chunk.bytes)).sum());
-                return Some(Batch { owed, room });
+                return Some(Batch { owed, sound, room });
             }
         }
     }
@@ -209,12 +213,12 @@ impl<'a, D: Dial> Fetching<'a, D> {
         (came, None)
     }
 
-    /// Verifies what came and stores it; a lie ends it, but what came before is kept.
+    /// Verifies what came and stores it; damage and lies end it, but what came before is kept.
     async fn store(&self, source: usize, mut to_store: mpsc::Receiver<Came>) {
-        while let Some(Came { batch: Batch { mut owed, room }, chunks }) = to_store.recv().await {
+        while let Some(Came { batch: Batch { mut owed, sound, room }, chunks }) = to_store.recv().await {
             let session = self.session.clone();
             let stored = blocking(move || {
-                let mut stored = store_all(session.session(), chunks);
+                let mut stored = store_all(session.session(), chunks, sound);
                 if let (Err(error), None) = (session.keep(), &stored.1) {
                     stored.1 = Some(Trouble::Ours(error));
                 }
@@ -256,6 +260,12 @@ impl<'a, D: Dial> Fetching<'a, D> {
                 tracing::warn!(source = self.sources[source].name, why = fault.text(), "a source is dropped");
                 lock(&self.queue).drop_source(source, owed, fault);
             }
+            Trouble::Damaged(why) => {
+                tracing::warn!(source = self.sources[source].name, why, "a damaged chunk came; it is asked for again");
+                let mut queue = lock(&self.queue);
+                queue.sources[source].sound = true;
+                queue.give_back(owed);
+            }
             Trouble::Ours(error) => {
                 lock(&self.queue).give_back(owed);
                 lock(&self.failed).get_or_insert(error);
@@ -268,6 +278,8 @@ impl<'a, D: Dial> Fetching<'a, D> {
 /// Chunks that a source was asked for and still owes, and the room that they were given.
 struct Batch {
     owed: Vec<ChunkRef>,
+    /// They were asked for as ones that the source has verified.
+    sound: bool,
     room: Room,
 }
 
@@ -280,17 +292,22 @@ struct Came {
 enum Trouble {
     /// The source's.
     Theirs(Fault),
+    /// What the source has, and doesn't know to be damaged.
+    Damaged(String),
     /// This side's.
     Ours(DataError),
 }
 
 /// How many were stored, and what is wrong with the one after them.
-fn store_all(session: &Session, came: Vec<(ChunkRef, Vec<u8>)>) -> (usize, Option<Trouble>) {
+fn store_all(session: &Session, came: Vec<(ChunkRef, Vec<u8>)>, sound: bool) -> (usize, Option<Trouble>) {
     let all = came.len();
     for (kept, (chunk, stored)) in came.into_iter().enumerate() {
         if let Err(why) = codec::verify(&stored, chunk.bytes, &chunk.digest) {
-            let why = format!("it lied: chunk {}: {why}", chunk.digest.short());
-            return (kept, Some(Trouble::Theirs(Fault::Failed(why))));
+            let why = format!("chunk {}: {why}", chunk.digest.short());
+            return match sound {
+                true => (kept, Some(Trouble::Theirs(Fault::Failed(format!("it lied: {why}"))))),
+                false => (kept, Some(Trouble::Damaged(why))),
+            };
         }
         if session.claim(&chunk.digest)
             && let Err(error) = session.put(chunk.digest, chunk.bytes, &stored)

@@ -35,6 +35,8 @@ pub(super) struct Queue {
 pub(super) struct SourceState {
     pub(super) fault: Option<Fault>,
     absent: DigestSet,
+    /// It has sent something damaged, so that from now on it is asked to verify.
+    pub(super) sound: bool,
     /// The first thing that it hadn't got.
     pub(super) lacks: Option<String>,
 }

@@ -70,7 +70,10 @@ where
             match lookup(store, request.version).await {
                 Ok(serving) => current = Some((request.version, serving)),
                 Err(error) => {
-                    let absences = if let Wanted::Chunks(digests) = &request.what { digests.len() } else { 1 };
+                    let absences = match &request.what {
+                        Wanted::Chunks(digests) | Wanted::Sound(digests) => digests.len(),
+                        Wanted::Manifest | Wanted::Tree(_) => 1,
+                    };
                     for _ in 0..absences {
                         answer(&mut send, &Answer::Absent(told(&error)), &mut served).await?;
                     }
@@ -79,9 +82,10 @@ where
             }
         }
         let Some((version, serving)) = &current else { continue };
+        let sound = matches!(request.what, Wanted::Sound(_));
         match request.what {
             Wanted::Manifest => send_manifest(&mut send, serving, &mut served).await?,
-            Wanted::Chunks(digests) => {
+            Wanted::Chunks(digests) | Wanted::Sound(digests) => {
                 let foreign = |digest: &&Digest| !serving.members.contains(&serving.manifest, digest);
                 if let Some(foreign) = digests.iter().find(foreign) {
                     let why = format!("chunk {} is not in version {}", foreign.short(), version.short());
@@ -90,7 +94,7 @@ where
                 }
                 let mut rest = digests;
                 while !rest.is_empty() {
-                    rest = send_some(store, &mut send, rest, &mut served).await?;
+                    rest = send_some(store, &mut send, rest, sound, &mut served).await?;
                 }
             }
             Wanted::Tree(digests) if digests.is_empty() && serving.manifest.len() <= WHOLE_BYTES_MAX => {
@@ -164,11 +168,13 @@ async fn send_items(
     send.flush().await
 }
 
-/// Sends the first of the chunks, as many as are read at once. Answers with the others.
+/// Sends the first of the chunks, as many as are read at once. Answers with the others. What isn't `sound` for certain
+/// isn't verified here: the peer does that, and asks again for what is damaged, which then is found and set aside.
 async fn send_some(
     store: &Store,
     send: &mut (impl AsyncWrite + Unpin),
     mut digests: Vec<Digest>,
+    sound: bool,
     served: &mut Served,
 ) -> io::Result<Vec<Digest>> {
     let store = store.clone();
@@ -180,7 +186,7 @@ async fn send_some(
                 break;
             }
             done += 1;
-            let answer = match store.read_verified(digest) {
+            let answer = match store.read_stored(digest, sound) {
                 Ok((stored, raw)) => Answer::Chunk { raw, stored },
                 Err(error) => {
                     tracing::warn!(%error, "a chunk that a peer wants can't be read");

@@ -35,7 +35,10 @@ pub(super) struct Request {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Manifest,
+    /// As they lie there: who asks verifies them.
     Chunks(Vec<Digest>),
+    /// Only what is whole: for who was sent something else.
+    Sound(Vec<Digest>),
     /// Of the manifest's tree: these items, or with no digests its head.
     Tree(Vec<Digest>),
 }
@@ -66,11 +69,12 @@ impl Request {
             Wanted::Manifest => 1,
             Wanted::Chunks(_) => 2,
             Wanted::Tree(_) => 3,
+            Wanted::Sound(_) => 4,
         }];
         out.extend_from_slice(&self.version.0.0);
         out.extend_from_slice(&(self.grant.len() as u32).to_le_bytes());
         out.extend_from_slice(&self.grant);
-        if let Wanted::Chunks(digests) | Wanted::Tree(digests) = &self.what {
+        if let Wanted::Chunks(digests) | Wanted::Sound(digests) | Wanted::Tree(digests) = &self.what {
             out.extend_from_slice(&(digests.len() as u32).to_le_bytes());
             digests.iter().for_each(|digest| out.extend_from_slice(&digest.0));
         }
@@ -86,6 +90,7 @@ impl Request {
             1 if rest.is_empty() => Wanted::Manifest,
             2 => Wanted::Chunks(digests(rest).filter(|digests| !digests.is_empty())?),
             3 => Wanted::Tree(digests(rest)?),
+            4 => Wanted::Sound(digests(rest).filter(|digests| !digests.is_empty())?),
             _ => return None,
         };
         (grant.len() <= GRANT_BYTES_MAX).then(|| Request {
