@@ -14,12 +14,12 @@ use crate::session::{Output, Session};
 
 const EXAMPLES: &str = "\
 Examples:
-  tombolo data show raw             its versions
-  tombolo data show raw@v3          one version: schema, expectations, lineage, files
+  tombolo data show raw               its versions
+  tombolo data show raw@v3            one version: schema, expectations, lineage, files
   tombolo data show raw --at 2026-11-20
-  tombolo data show raw --removed   what lost its name, when and why
-  tombolo data show flights/model   what runs have made under this name
-  tombolo data show flights/model@7 what run 7 has made, with its files";
+  tombolo data show raw --removed     what lost its name, when and why
+  tombolo data show flights/model     what runs have made under this name
+  tombolo data show flights/model@7   what run 7 has made, with its files";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
