@@ -108,7 +108,7 @@ impl Answerer {
                     .map(|damage| json!({ "pack": damage.pack, "chunk": damage.chunk, "reason": damage.reason }))
                     .collect::<Vec<_>>(),
                 "manifests_damaged": report.manifests_damaged,
-                "hits": hits
+                "files_unreadable": hits
                     .map(|hit| json!({ "version": hit.version, "path": hit.path, "chunk": hit.chunk }))
                     .collect::<Vec<_>>(),
                 "quarantined": report.quarantined,

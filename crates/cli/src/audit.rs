@@ -37,5 +37,5 @@ fn list(entries: &[AuditEntry]) -> String {
         let detail = entry.detail.clone().unwrap_or_default();
         vec![render::date(entry.at), entry.who.clone(), what, on, entry.outcome.clone(), detail]
     };
-    render::table(&["when", "who", "what", "on", "outcome", ""], &[], entries.iter().map(row).collect())
+    render::table(&["when", "who", "what", "on", "outcome", "detail"], &[], entries.iter().map(row).collect())
 }

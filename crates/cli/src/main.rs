@@ -10,6 +10,8 @@ mod failure;
 mod home;
 mod inspect;
 mod logs;
+#[cfg(test)]
+mod mentioned;
 mod names;
 mod openapi;
 mod plan;

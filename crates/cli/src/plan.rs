@@ -65,7 +65,11 @@ pub async fn run(global: &Global, args: Plan) -> Result<(), Failure> {
             Some(text) => names::run(&session, text).await?,
             None => names::newest(&session).await?,
         };
-        of_run(&session, &run).await?
+        let plan = of_run(&session, &run).await?;
+        if plan.placements.is_empty() && global.output == Output::Text {
+            eprintln!("nothing of {run} has needed a place yet; `tombolo ps {run}` shows what it waits for or reuses");
+        }
+        plan
     };
     match global.output {
         Output::Text if is_project => render::text(&text(&plan)),
@@ -155,7 +159,8 @@ pub fn text(plan: &PlanView) -> String {
     let mut text = stages(plan);
     let homeless = plan.placements.iter().filter(|placement| placement.outcome.is_err()).count();
     if homeless > 0 {
-        let _ = writeln!(text, "No plan for all of it: {homeless} of {} have no place.", plan.placements.len());
+        let have = if homeless == 1 { "has" } else { "have" };
+        let _ = writeln!(text, "No plan for all of it: {homeless} of {} {have} no place.", plan.placements.len());
         return text;
     }
     let money = match plan.cost {
@@ -313,7 +318,7 @@ mod tests {
             not prod: is draining
         predict has no place: no site can have it
             not cloud: is not reachable
-        No plan for all of it: 1 of 3 have no place.
+        No plan for all of it: 1 of 3 has no place.
         ");
     }
 }

@@ -13,6 +13,8 @@ use crate::session::{Global, Output, Session};
 const RUNS_LOOKED_AT: usize = 200;
 const LIVE_SHOWN: usize = 20;
 
+const NO_RUN: &str = "no run yet; start one: tombolo run";
+
 const EXAMPLES: &str = "\
 Examples:
   tombolo ps                        what runs and serves; where nothing does, the newest run
@@ -35,6 +37,7 @@ pub async fn run(global: &Global, args: Ps) -> Result<(), Failure> {
     if args.all {
         let runs: Vec<RunView> = session.all("/v1/runs").await?;
         match session.output {
+            Output::Text if runs.is_empty() => eprintln!("{NO_RUN}"),
             Output::Text => render::text(&list(&runs, render::now())),
             Output::Json => render::json(&runs),
         }
@@ -46,7 +49,7 @@ pub async fn run(global: &Global, args: Ps) -> Result<(), Failure> {
     };
     match session.output {
         Output::Json => render::json(&views),
-        Output::Text if views.is_empty() => eprintln!("no run yet; start one: tombolo run"),
+        Output::Text if views.is_empty() => eprintln!("{NO_RUN}"),
         Output::Text => {
             let shown: Vec<String> = views.iter().map(|view| one(view, render::now())).collect();
             render::text(&shown.join("\n"));
@@ -84,7 +87,7 @@ pub fn list(runs: &[RunView], now: Timestamp) -> String {
 
 pub fn one(run: &RunView, now: Timestamp) -> String {
     let rows = run.workloads.iter().map(|workload| row(workload, now)).collect();
-    let table = render::table(&["stage", "state", "site", "since", "ran", "moved", ""], &[4, 5], rows);
+    let table = render::table(&["stage", "state", "site", "since", "ran", "moved", "note"], &[4, 5], rows);
     format!("{}  {}, started {} by {}\n{table}", run.id, run.state, render::ago(now, run.at), run.by)
 }
 
@@ -166,7 +169,7 @@ mod tests {
         let view = run_view(vec![workload("features", "cached"), train, test]);
         insta::assert_snapshot!(one(&view, Timestamp(60_000)), @r"
         flights-7  active, started 1 min ago by admin
-        STAGE     STATE    SITE   SINCE     RAN  MOVED
+        STAGE     STATE    SITE   SINCE     RAN  MOVED  NOTE
         features  cached   -      30 s ago    -      -
         train     running  cloud  30 s ago    -  5 MiB
         test      waiting  -      -           -      -  waits for train

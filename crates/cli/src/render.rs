@@ -6,20 +6,22 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 use tombolo_core::{Millis, Timestamp};
 
-/// A table without borders; the columns in `right` are numbers. Empty where there are no rows.
+/// A table without borders; the columns in `right` are numbers. Empty where there are no rows, and without the columns
+/// in which nothing is.
 pub fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> String {
     if rows.is_empty() {
         return String::new();
     }
+    let shown: Vec<usize> = (0..header.len()).filter(|at| rows.iter().any(|row| !row[*at].is_empty())).collect();
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(header.iter().map(|title| Cell::new(title.to_uppercase())));
-    for row in rows {
-        table.add_row(row.into_iter().map(Cell::new_owned));
+    table.set_header(shown.iter().map(|at| Cell::new(header[*at].to_uppercase())));
+    for row in &rows {
+        table.add_row(shown.iter().map(|at| Cell::new(&row[*at])));
     }
-    for column in table.column_iter_mut() {
+    for (column, at) in table.column_iter_mut().zip(&shown) {
         column.set_padding((0, 2));
-        if right.contains(&column.index) {
+        if right.contains(at) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
@@ -125,5 +127,7 @@ mod tests {
         longer  123
         ");
         assert_eq!(table(&["name"], &[], vec![]), "");
+        let rows = vec![vec!["a".into(), String::new(), "1".into()], vec!["b".into(), String::new(), "20".into()]];
+        assert_eq!(table(&["name", "note", "n"], &[2], rows), "NAME   N\na      1\nb     20\n");
     }
 }

@@ -55,6 +55,7 @@ pub async fn run(global: &Global, args: Secret) -> Result<(), Failure> {
         Verb::Ls => {
             let secrets: Vec<SecretInfo> = session.all("/v1/secrets").await?;
             match session.output {
+                Output::Text if secrets.is_empty() => eprintln!("no secret yet; set one: tombolo secret set <name>"),
                 Output::Text => render::text(&list(&secrets)),
                 Output::Json => render::json(&secrets),
             }

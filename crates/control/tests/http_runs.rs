@@ -223,7 +223,7 @@ async fn a_plan_says_where_and_keeps_nothing() {
     let plan = api.ask(&token(Role::Viewer), "POST", "/v1/plan", Some(&body)).await.ok();
     let placements = plan["placements"].as_array().unwrap();
     assert_eq!(placements.len(), 2);
-    assert_eq!(placements[0]["outcome"]["Ok"]["site"], "away", "{plan}");
+    assert_eq!(placements[0]["outcome"]["site"], "away", "{plan}");
     assert_eq!(plan["exact"], true);
     assert_eq!(api.get("/v1/runs").await.ok()["items"], json!([]));
     assert_eq!(api.get("/v1/datasets").await.ok()["items"], json!([]));

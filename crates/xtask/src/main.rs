@@ -1,6 +1,9 @@
 //! The project's own tooling: `cargo xtask <task>`. Nothing here is shipped.
 
 mod bench;
+#[cfg(test)]
+#[path = "../../cli/src/mentioned/find.rs"]
+mod find;
 mod generated;
 mod needs;
 mod process;
@@ -55,4 +58,24 @@ fn main() -> ExitCode {
 fn root() -> PathBuf {
     let here = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     here.ancestors().nth(2).map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `<name>` stands for a benchmark.
+    #[test]
+    fn every_task_that_the_documents_name_is_one_that_is_taken() {
+        let mut named = 0;
+        for (file, text) in find::files(&root(), &["README.md", "ARCHITECTURE.md", "docs", "examples"], "md") {
+            for command in find::in_markdown(&text, &["cargo xtask "]) {
+                let words = command.replace("<name>", "plan").replace("cargo xtask", "xtask");
+                let parsed = Cli::try_parse_from(words.split_whitespace());
+                assert!(parsed.is_ok(), "{file}: {command}: {}", parsed.err().unwrap());
+                named += 1;
+            }
+        }
+        assert!(named > 3, "only {named} were found");
+    }
 }

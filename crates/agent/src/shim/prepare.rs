@@ -45,7 +45,8 @@ pub fn prepare(shim: &Shim) -> Result<Prepared, Unprepared> {
     let inputs = shim.order.order.inputs.len();
     if inputs > 0 {
         let took = Millis(began.elapsed().as_millis() as u64);
-        shim.log.say(&format!("brought code and {inputs} inputs ({}) in {took}", bytes(brought)));
+        let plural = if inputs == 1 { "input" } else { "inputs" };
+        shim.log.say(&format!("brought code and {inputs} {plural} ({}) in {took}", bytes(brought)));
     }
     let venv = match &shim.order.order.spec.python {
         None => None,

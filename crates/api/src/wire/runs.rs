@@ -60,7 +60,7 @@ pub struct RunView {
     #[serde(default)]
     pub ended: Option<i64>,
     pub code: String,
-    /// Empty in listings.
+    /// In order of execution; empty in listings.
     #[serde(default)]
     pub workloads: Vec<WorkloadView>,
 }
@@ -128,11 +128,15 @@ pub struct AttemptView {
 /// Where everything would go, or went, and why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PlanView {
+    /// Until the last job has ended and the last service has started; of a run, which was decided stage by stage, the
+    /// longest way from one stage to the next.
     pub makespan_ms: u64,
     pub cost: f64,
     /// Whether it is proved to be the best there is.
     pub exact: bool,
-    /// One for each stage, in order of execution, as `tombolo_core::placement::Placement`.
+    /// One for each stage, in order of execution: `task`; `outcome`, an object whose `status` is `planned` (with `site`,
+    /// `start`, `terms`, `transfers`) or `refused` (with `why`); and `others`, for every other `site` an object whose
+    /// `status` is `lost` (with `terms`, `by`) or `refused` (with `reason`).
     #[schema(value_type = Vec<Object>)]
     pub placements: Vec<tombolo_core::placement::Placement>,
 }

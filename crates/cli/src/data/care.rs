@@ -4,10 +4,14 @@ use clap::Args;
 use serde_json::Value;
 use tombolo_api::wire::{SiteAnswer, SiteView};
 use tombolo_core::SiteId;
+use tombolo_core::resources::bytes;
 
 use crate::failure::{Exit, Failure};
 use crate::session::{Output, Session};
 use crate::{progress, render};
+
+/// Files that can't be read any more that are listed for people.
+const FILES_SHOWN: usize = 20;
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
@@ -40,7 +44,7 @@ pub struct Gc {
 }
 
 pub async fn verify(session: &Session, args: Verify) -> Result<(), Failure> {
-    let answers = ask(session, args.site, "verify").await?;
+    let answers = ask(session, args.site, "verify", verified).await?;
     let damaged: Vec<&str> =
         answers.iter().filter(|answer| !is_clean(&answer.answer)).map(|answer| answer.site.as_str()).collect();
     if damaged.is_empty() {
@@ -52,11 +56,16 @@ pub async fn verify(session: &Session, args: Verify) -> Result<(), Failure> {
 }
 
 pub async fn gc(session: &Session, args: Gc) -> Result<(), Failure> {
-    ask(session, args.site, "gc").await.map(drop)
+    ask(session, args.site, "gc", collected).await.map(drop)
 }
 
 /// Asks one site or all that are up, shows what each says, and fails if one can't.
-async fn ask(session: &Session, site: Option<SiteId>, what: &str) -> Result<Vec<SiteAnswer>, Failure> {
+async fn ask(
+    session: &Session,
+    site: Option<SiteId>,
+    what: &str,
+    in_words: fn(&Value) -> String,
+) -> Result<Vec<SiteAnswer>, Failure> {
     let sites: Vec<String> = match site {
         Some(site) => vec![site.to_string()],
         None => {
@@ -64,6 +73,9 @@ async fn ask(session: &Session, site: Option<SiteId>, what: &str) -> Result<Vec<
             sites.into_iter().filter(|site| site.status == "up").map(|site| site.name).collect()
         }
     };
+    if sites.is_empty() {
+        eprintln!("no site is up; `tombolo site ls` lists those that there are, `tombolo site token` lets one in");
+    }
     let (mut answers, mut failed) = (Vec::new(), None);
     for site in sites {
         let bar = progress::spinner();
@@ -97,26 +109,62 @@ async fn ask(session: &Session, site: Option<SiteId>, what: &str) -> Result<Vec<
 
 /// Lists of damage are all empty.
 fn is_clean(answer: &Value) -> bool {
-    let is_empty = |key: &str| answer.get(key).and_then(Value::as_array).is_none_or(Vec::is_empty);
-    ["damaged", "manifests_damaged", "hits"].into_iter().all(is_empty)
+    ["damaged", "manifests_damaged", "files_unreadable"].into_iter().all(|key| items(answer, key).is_empty())
 }
 
-/// `packs 3, bytes 12 MiB, damaged none`: numbers as they are, lists by their lengths.
-fn in_words(answer: &Value) -> String {
-    let Some(fields) = answer.as_object() else { return answer.to_string() };
-    let word = |(key, value): (&String, &Value)| {
-        let value = match value {
-            Value::Number(count) if key.starts_with("bytes") => {
-                tombolo_core::resources::bytes(count.as_u64().unwrap_or(0))
-            }
-            Value::Array(items) if items.is_empty() => "none".to_owned(),
-            Value::Array(items) => items.len().to_string(),
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        format!("{} {value}", key.replace('_', " "))
+/// `read 3 packs (12 MiB): nothing is damaged`; else how much is, and the files that can't be read any more.
+fn verified(answer: &Value) -> String {
+    let read = format!("read {} ({})", counted(number(answer, "packs"), "pack"), bytes(number(answer, "bytes")));
+    if is_clean(answer) {
+        return format!("{read}: nothing is damaged");
+    }
+    let count = |key: &str, what: &str| {
+        let count = items(answer, key).len() as u64;
+        (count > 0).then(|| counted(count, what))
     };
-    fields.iter().map(word).collect::<Vec<_>>().join(", ")
+    let parts = [
+        count("damaged", "damaged chunk"),
+        count("manifests_damaged", "damaged manifest"),
+        count("quarantined", "pack").map(|packs| format!("{packs} set aside")),
+    ];
+    let mut text = format!("{read}: {}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "));
+    let files = items(answer, "files_unreadable");
+    if !files.is_empty() {
+        text += &format!("; {} can't be read until fetched again:", counted(files.len() as u64, "file"));
+    }
+    for file in files.iter().take(FILES_SHOWN) {
+        let [version, path] = ["version", "path"].map(|key| file.get(key).and_then(Value::as_str).unwrap_or("-"));
+        text += &format!("\n    {path} of {}", version.get(..12).unwrap_or(version));
+    }
+    if files.len() > FILES_SHOWN {
+        text += &format!("\n    and {} more", files.len() - FILES_SHOWN);
+    }
+    text
+}
+
+/// `freed 12 MiB: removed 2 versions and 3 packs, rewrote 1 pack`.
+fn collected(answer: &Value) -> String {
+    let versions = items(answer, "versions_removed").len() as u64;
+    let [removed, rewritten, freed] =
+        ["packs_removed", "packs_rewritten", "bytes_freed"].map(|key| number(answer, key));
+    if [versions, removed, rewritten, freed] == [0; 4] {
+        return "nothing to free".to_owned();
+    }
+    let [versions, removed, rewritten] =
+        [(versions, "version"), (removed, "pack"), (rewritten, "pack")].map(|(count, what)| counted(count, what));
+    format!("freed {}: removed {versions} and {removed}, rewrote {rewritten}", bytes(freed))
+}
+
+fn items<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
+    answer.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn number(answer: &Value, key: &str) -> u64 {
+    answer.get(key).and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -125,9 +173,17 @@ mod tests {
 
     #[test]
     fn answers_in_words() {
-        let answer = serde_json::json!({ "bytes": 2048, "packs": 3, "damaged": [], "hits": [{ "path": "a" }] });
-        assert_eq!(in_words(&answer), "bytes 2 KiB, damaged none, hits 1, packs 3");
+        let mut answer = serde_json::json!({ "bytes": 2048, "packs": 1, "damaged": [] });
+        assert_eq!(verified(&answer), "read 1 pack (2 KiB): nothing is damaged");
+        let lost = serde_json::json!([{ "version": "0123456789abcdef", "path": "a/b" }]);
+        (answer["damaged"], answer["files_unreadable"]) = (serde_json::json!([{}, {}]), lost);
         assert!(!is_clean(&answer));
-        assert!(is_clean(&serde_json::json!({ "damaged": [] })));
+        let words = "read 1 pack (2 KiB): 2 damaged chunks; 1 file can't be read until fetched again:\n    \
+                     a/b of 0123456789ab";
+        assert_eq!(verified(&answer), words);
+
+        let answer = serde_json::json!({ "versions_removed": ["x"], "packs_removed": 2, "bytes_freed": 1024 });
+        assert_eq!(collected(&answer), "freed 1 KiB: removed 1 version and 2 packs, rewrote 0 packs");
+        assert_eq!(collected(&serde_json::json!({})), "nothing to free");
     }
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use tombolo_api::stream::Progress;
 use tombolo_api::wire::VersionInfo;
 use tombolo_core::SiteId;
+use tombolo_core::resources::bytes;
 use tombolo_data::{DataError, MaterializeOptions};
 
 use super::{Reference, Which, find, version_path};
@@ -13,7 +14,7 @@ use crate::failure::Failure;
 use crate::home::LocalSite;
 use crate::session::{Session, new_key};
 use crate::upload::{self, Nearest};
-use crate::{progress, project, render};
+use crate::{progress, project};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,7 +78,7 @@ pub async fn run(session: &Session, mut args: Get) -> Result<(), Failure> {
     if let Some(file) = project::leave_out(&args.dest)? {
         eprintln!("{} is no code of the project around it: {} says so now", args.dest.display(), file.display());
     }
-    let size = render::bytes(info.bytes);
+    let size = bytes(info.bytes);
     eprintln!("{}@{}: {size} from {} into {}", args.name, info.version.short(), site.name, args.dest.display());
     Ok(())
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 use tombolo_api::wire::{DatasetInfo, OutputInfo};
 use tombolo_core::Name;
+use tombolo_core::resources::bytes;
 
 use super::{Reference, Which, find, output_table};
 use crate::failure::Failure;
@@ -65,7 +66,10 @@ async fn outputs(session: &Session, project: Option<&Name>) -> Result<(), Failur
     let path = project.map_or("/v1/outputs".to_owned(), |project| format!("/v1/outputs?project={project}"));
     let outputs: Vec<OutputInfo> = session.all(&path).await?;
     match session.output {
-        Output::Text if outputs.is_empty() => eprintln!("no run has made anything yet; start one: tombolo run"),
+        Output::Text if outputs.is_empty() => {
+            let whose = project.map(|project| format!(" of {project}")).unwrap_or_default();
+            eprintln!("no run{whose} has made anything yet; start one: tombolo run");
+        }
         Output::Text => render::text(&output_table(&outputs, true)),
         Output::Json => render::json(&outputs),
     }
@@ -80,7 +84,7 @@ fn list(datasets: &[DatasetInfo]) -> String {
             dataset.name.clone(),
             dataset.versions.to_string(),
             latest.version.short(),
-            render::bytes(latest.bytes),
+            bytes(latest.bytes),
             latest.files.to_string(),
             latest.residency.clone(),
             latest.replicas.join(", "),

@@ -17,6 +17,7 @@ mod why;
 use clap::{Args, Subcommand};
 use tombolo_api::wire::{OutputInfo, VersionInfo};
 use tombolo_core::VersionId;
+use tombolo_core::resources::bytes;
 
 use crate::failure::Failure;
 use crate::render;
@@ -107,7 +108,7 @@ fn version_table(versions: &[VersionInfo]) -> String {
         let tags = of_dataset.then(|| render::dash(Some(info.tags.join(", ")).filter(|tags| !tags.is_empty())));
         let rest = [
             info.version.short(),
-            render::bytes(info.bytes),
+            bytes(info.bytes),
             info.files.to_string(),
             render::dash(info.facts.table.as_ref().and_then(|table| Some(table.rows?.to_string()))),
             as_expected(info),
@@ -140,7 +141,7 @@ fn output_table(outputs: &[OutputInfo], with_names: bool) -> String {
         let rest = [
             made.run.clone(),
             info.version.short(),
-            render::bytes(info.bytes),
+            bytes(info.bytes),
             info.files.to_string(),
             as_expected(info),
             info.residency.clone(),

@@ -3,6 +3,7 @@
 use clap::Args;
 use tombolo_api::wire::{NewPrune, Pruned, PrunedVersion};
 use tombolo_core::Name;
+use tombolo_core::resources::bytes;
 use tombolo_core::retention::Rules;
 
 use crate::failure::Failure;
@@ -63,11 +64,11 @@ fn table(versions: &[PrunedVersion]) -> String {
         vec![
             format!("v{}", version.number),
             version.version.short(),
-            render::bytes(version.bytes),
+            bytes(version.bytes),
             render::ago(now, version.at),
             if version.goes { "goes" } else { "stays" }.to_owned(),
             render::dash(Some(version.because.join(", ")).filter(|because| !because.is_empty())),
         ]
     };
-    render::table(&["no", "version", "size", "added", "", "because"], &[2], versions.iter().map(row).collect())
+    render::table(&["no", "version", "size", "added", "fate", "because"], &[2], versions.iter().map(row).collect())
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use tombolo_api::wire::{Lineage, LineageStep, RemovedVersion, VersionInfo};
 use tombolo_core::facts::{Column, Table};
+use tombolo_core::resources::bytes as amount;
 
 use super::{Named, Reference, Which, find, output_table, version_path, version_table};
 use crate::failure::Failure;
@@ -13,12 +14,12 @@ use crate::session::{Output, Session};
 
 const EXAMPLES: &str = "\
 Examples:
-  tombolo data show raw             its versions
-  tombolo data show raw@v3          one version: schema, expectations, lineage, files
+  tombolo data show raw               its versions
+  tombolo data show raw@v3            one version: schema, expectations, lineage, files
   tombolo data show raw --at 2026-11-20
-  tombolo data show raw --removed   what lost its name, when and why
-  tombolo data show flights/model   what runs have made under this name
-  tombolo data show flights/model@7 what run 7 has made, with its files";
+  tombolo data show raw --removed     what lost its name, when and why
+  tombolo data show flights/model     what runs have made under this name
+  tombolo data show flights/model@7   what run 7 has made, with its files";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -41,6 +42,9 @@ pub async fn run(session: &Session, args: Show) -> Result<(), Failure> {
     }
     if name.which.is_none() {
         match (Named::find(session, &name).await?, session.output) {
+            (Named::Dataset(versions), Output::Text) if versions.is_empty() => {
+                eprintln!("{name} has no version any more; `tombolo data show {name} --removed` lists what it had");
+            }
             (Named::Dataset(versions), Output::Text) => render::text(&version_table(&versions)),
             (Named::Dataset(versions), Output::Json) => render::json(&versions),
             (Named::Output(outputs), Output::Text) => render::text(&output_table(&outputs, false)),
@@ -85,7 +89,7 @@ fn removed_table(removed: &[RemovedVersion]) -> String {
         vec![
             format!("v{}", removed.number),
             removed.version.short(),
-            render::bytes(removed.bytes),
+            amount(removed.bytes),
             removed.files.to_string(),
             removed.sites.join(", "),
             render::ago(now, removed.at),
@@ -168,7 +172,7 @@ fn file_table(answer: &serde_json::Value) -> String {
     let row = |file: &serde_json::Value| {
         let path = file.get("path").and_then(|path| path.as_str()).unwrap_or("-").to_owned();
         let bytes = file.get("bytes").and_then(|bytes| bytes.as_u64()).unwrap_or(0);
-        vec![render::bytes(bytes), path]
+        vec![amount(bytes), path]
     };
     render::table(&["size", "file"], &[0], files.into_iter().flatten().map(row).collect())
 }

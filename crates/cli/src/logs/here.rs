@@ -1,4 +1,4 @@
-//! `tombolo logs --site-dir`: a stage's log from the site's own directory, on the machine where it is.
+//! `tombolo logs <run>/<stage> --site-dir <dir>`: a stage's log from the site's own directory, on the machine where it is.
 
 use std::fs;
 use std::path::Path;

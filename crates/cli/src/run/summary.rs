@@ -3,17 +3,14 @@
 use std::fmt::Write;
 
 use tombolo_api::wire::{AttemptView, RunView, WorkloadView};
+use tombolo_core::resources::bytes;
 
 use crate::failure::{Exit, Failure};
 use crate::render;
 
 /// A table of the run's stages and services, the sums, and the addresses that answer.
 pub fn summary(view: &RunView) -> String {
-    let mut workloads: Vec<&WorkloadView> = view.workloads.iter().collect();
-    // In the order in which they began, or were found to be done already; what never did comes last.
-    let began = |workload: &WorkloadView| workload.attempts.first().map(|attempt| attempt.placed).or(workload.since);
-    workloads.sort_by_key(|workload| began(workload).unwrap_or(i64::MAX));
-    let rows = workloads.into_iter().map(row).collect();
+    let rows = view.workloads.iter().map(row).collect();
     let mut text = render::table(&["stage", "state", "site", "ran", "moved", "cost", "made"], &[3, 4, 5], rows);
     let attempts = || view.workloads.iter().flat_map(|workload| &workload.attempts);
     let moved: u64 = attempts().map(|attempt| attempt.bytes_in).sum();
@@ -59,7 +56,7 @@ fn made(workload: &WorkloadView) -> String {
     if let Some(why) = &workload.why {
         return why.clone();
     }
-    let outputs = workload.outputs.iter().map(|(name, output)| format!("{name} {}", render::bytes(output.bytes)));
+    let outputs = workload.outputs.iter().map(|(name, output)| format!("{name} {}", bytes(output.bytes)));
     let mut parts: Vec<String> = outputs.collect();
     parts.extend(workload.attempts.last().and_then(|attempt| attempt.metric).map(|metric| format!("metric {metric}")));
     if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }

@@ -9,6 +9,7 @@ mod demo;
 mod expect;
 mod flights;
 mod full;
+mod golden;
 mod hybrid;
 mod imports;
 mod kills;
@@ -20,6 +21,7 @@ mod residency;
 mod runs;
 #[path = "../../../connect/tests/servers/mod.rs"]
 mod servers;
+mod steady;
 mod tracking;
 mod versions;
 mod world;

@@ -206,7 +206,13 @@ impl World {
 
     pub fn cli_with(&self, args: &[&str], stdin: &str) -> Done {
         let mut command = self.program();
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(args);
+        self.finish(command, stdin)
+    }
+
+    /// Starts a command and waits until it has ended.
+    pub fn finish(&self, mut command: Command, stdin: &str) -> Done {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         // One that reads nothing may be over already.
         let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
@@ -359,7 +365,9 @@ pub fn states(view: &Value) -> String {
     let one = |workload: &Value| {
         format!("{} {}", workload["name"].as_str().unwrap_or("?"), workload["state"].as_str().unwrap_or("?"))
     };
-    view["workloads"].as_array().into_iter().flatten().map(one).collect::<Vec<_>>().join(", ")
+    let mut states: Vec<String> = view["workloads"].as_array().into_iter().flatten().map(one).collect();
+    states.sort();
+    states.join(", ")
 }
 
 /// Asks again and again, up to a limit.

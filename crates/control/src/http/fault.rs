@@ -135,7 +135,7 @@ impl From<Refusal> for Fault {
                 Fault::conflict("tag-elsewhere", title).hint("to take it from there, say --move")
             }
             Refusal::TooManyTags(_) => {
-                Fault::conflict("too-many-tags", title).hint("take some away with `tombolo data tag --delete`")
+                Fault::conflict("too-many-tags", title).hint("take some away with `tombolo data tag --delete <dataset> <tag>`")
             }
         }
     }

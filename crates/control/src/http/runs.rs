@@ -8,7 +8,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use tombolo_api::wire::{NewRun, Page, PageQuery, PlanView, RunView};
 use tombolo_core::spec::ProjectSpec;
-use tombolo_core::world::{RunRecord, Submission, VersionRecord, WorkloadRecord, World};
+use tombolo_core::world::{RunRecord, Submission, VersionRecord, WorkloadRecord, World, in_order};
 use tombolo_core::{Name, RunId, SiteId, VersionId};
 
 use super::access::Caller;
@@ -125,14 +125,15 @@ fn rules(
 )]
 pub(super) async fn show(State(shared): State<Shared>, At(id): At<RunId>) -> Result<Json<RunView>, Fault> {
     let (run, workloads) = found(&shared, &id).await?;
-    view(&shared, &run, &workloads).await.map(Json)
+    view(&shared, &run, workloads).await.map(Json)
 }
 
-async fn view(shared: &Shared, run: &RunRecord, workloads: &[WorkloadRecord]) -> Result<RunView, Fault> {
+async fn view(shared: &Shared, run: &RunRecord, workloads: Vec<WorkloadRecord>) -> Result<RunView, Fault> {
+    let workloads = in_order(workloads);
     let (silent, now) = shared.engine.look(|world, now| (views::silent(world, now), now)).await?;
     let mut view = views::run(run);
     view.workloads = workloads.iter().map(|record| views::workload(record, &silent, now)).collect();
-    for (view, record) in view.workloads.iter_mut().zip(workloads) {
+    for (view, record) in view.workloads.iter_mut().zip(&workloads) {
         view.moving = shared.hub.moving(&record.id);
     }
     Ok(view)
@@ -165,7 +166,7 @@ pub(super) async fn stop(
     });
     stopped.await??;
     let (run, workloads) = found(&shared, &id).await?;
-    view(&shared, &run, &workloads).await.map(Json)
+    view(&shared, &run, workloads).await.map(Json)
 }
 
 /// Runs again whatever of a run failed, was stopped or skipped.
@@ -188,7 +189,8 @@ pub(super) async fn retry(
             let silent = views::silent(world, now);
             let record = world.runs.get(&id).ok_or_else(|| Fault::not_found(format!("there is no run {id}")))?;
             let mut view = views::run(record);
-            view.workloads = world.workloads_of(&id).map(|record| views::workload(record, &silent, now)).collect();
+            let workloads = in_order(world.workloads_of(&id).cloned().collect());
+            view.workloads = workloads.iter().map(|record| views::workload(record, &silent, now)).collect();
             Ok((view, vec![caller.done(now, &id, None)]))
         })
         .await

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use tombolo_api::wire::{AttemptView, OutputView, PlanView, RunView, SiteView, VersionInfo, WorkloadView};
 use tombolo_core::placement::Placement;
 use tombolo_core::workload::State;
-use tombolo_core::world::{Attempt, RunRecord, SiteRecord, VersionRecord, WorkloadRecord, World};
-use tombolo_core::{Epoch, Millis, Name, SiteId, Tag, Timestamp, VersionId};
+use tombolo_core::world::{
+    Attempt, RunRecord, SiteRecord, VersionRecord, WorkloadRecord, World, critical_path, in_order,
+};
+use tombolo_core::{Epoch, Name, SiteId, Tag, Timestamp, VersionId};
 
 /// Sites that were not heard of for too long: since when.
 pub type Silent = BTreeMap<SiteId, Option<Timestamp>>;
@@ -132,12 +134,10 @@ pub fn attempt_at(record: &WorkloadRecord, epoch: Option<u64>) -> Option<(Epoch,
 /// What was decided for each workload of a run, when it was decided. Each decision looked from its own moment, so
 /// the whole is no proof of anything.
 pub fn plan(workloads: Vec<WorkloadRecord>) -> PlanView {
-    let mut placements: Vec<Placement> = workloads.into_iter().filter_map(|record| record.placement).collect();
-    let start = |placement: &Placement| placement.outcome.as_ref().map_or(Millis(u64::MAX), |outcome| outcome.start);
-    placements.sort_by_key(start);
-    let outcomes = || placements.iter().filter_map(|placement| placement.outcome.as_ref().ok());
-    let makespan = outcomes().map(|outcome| outcome.start + outcome.terms.run).max().unwrap_or_default();
-    let cost = outcomes().map(|outcome| outcome.terms.price()).sum();
+    let makespan = critical_path(&workloads);
+    let placements: Vec<Placement> = in_order(workloads).into_iter().filter_map(|record| record.placement).collect();
+    let outcomes = placements.iter().filter_map(|placement| placement.outcome.as_ref().ok());
+    let cost = outcomes.map(|outcome| outcome.terms.price()).sum();
     PlanView { makespan_ms: makespan.0, cost, exact: false, placements }
 }
 

@@ -16,6 +16,7 @@
 
 mod exact;
 mod explain;
+mod form;
 mod heuristic;
 mod outcome;
 mod profile;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Source;
+use super::{Source, form};
 use crate::ids::{Name, SiteId};
 use crate::residency::Selector;
 use crate::resources::{Shortage, bytes};
@@ -35,8 +35,10 @@ impl Plan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Placement {
     pub task: Name,
+    #[serde(with = "form::outcome")]
     pub outcome: Result<Outcome, Unplaceable>,
     /// Every other site, by name (every site where there is no outcome).
+    #[serde(with = "form::others")]
     pub others: Vec<(SiteId, Verdict)>,
 }
 
@@ -113,7 +115,7 @@ pub enum Unplaceable {
 
 /// Why a site was not chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "status", rename_all = "snake_case")]
 pub enum Verdict {
     Refused(Reason),
     /// It would do; the terms are those of the plan in which only this task's site is another.
@@ -243,7 +245,7 @@ impl fmt::Display for Reason {
             Reason::Residency { input, rule, through: Some(output) } => {
                 write!(f, "{output} derives from {input}, which may only be at {rule}")
             }
-            Reason::Selector { wanted } => write!(f, "is not {wanted}"),
+            Reason::Selector { wanted } => write!(f, "`site` asks for {wanted}"),
             Reason::NeverFits(shortage) => fmt::Display::fmt(shortage, f),
             Reason::Unreachable => f.write_str("is not reachable"),
             Reason::Draining => f.write_str("is draining"),

@@ -16,6 +16,7 @@ mod retain;
 mod sketches;
 mod submit;
 mod succession;
+mod together;
 mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,7 @@ pub use report::Known;
 pub use retain::{PRUNED_MAX, Pruned, Retained, YOUNG};
 pub use sketches::SKETCHES_MAX;
 pub use submit::{Refusal, Submission};
+pub use together::{critical_path, in_order};
 pub use why::{Derived, LOOKED_AT_MAX, Lifted, Provenance, Rule, Why, read_by, why};
 
 /// How long a site may be silent before it counts as unreachable for new placements. What it runs goes on.
@@ -165,7 +167,7 @@ pub struct WorkloadRecord {
     #[serde(default)]
     pub losses: u32,
     /// Why it is where it is, or why it is nowhere.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "readable")]
     pub placement: Option<Placement>,
     /// What it waits for, in words.
     #[serde(default)]
@@ -179,6 +181,21 @@ pub struct WorkloadRecord {
     pub state_dir: Option<VersionId>,
     #[serde(default)]
     pub attempts: Vec<Attempt>,
+}
+
+/// An explanation that an earlier version wrote in another form is left out: nothing is decided by it, and what still
+/// waits gets a new one.
+fn readable<'de, D: serde::Deserializer<'de>>(placement: D) -> Result<Option<Placement>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Now(Box<Placement>),
+        Before(serde::de::IgnoredAny),
+    }
+    Ok(match Option::<Written>::deserialize(placement)? {
+        Some(Written::Now(placement)) => Some(*placement),
+        Some(Written::Before(_)) | None => None,
+    })
 }
 
 /// One placement that is over, or the one that lasts.

@@ -133,11 +133,11 @@ fn refusals() {
         "
         1 min 0 s, $0.00, exact
         t -> f at 0 ms
-          x a: is not {zone: x}
-          x b: is not {zone: x}
-          x c: is not {zone: x}
-          x d: is not {zone: x}
-          x e: is not {zone: x}
+          x a: `site` asks for {zone: x}
+          x b: `site` asks for {zone: x}
+          x c: `site` asks for {zone: x}
+          x d: `site` asks for {zone: x}
+          x e: `site` asks for {zone: x}
         u -> e at 0 ms
           x a: has no containers
           x b: has no containers

@@ -12,4 +12,5 @@ mod queue;
 mod services;
 mod sites;
 mod sketches;
+mod together;
 mod why;

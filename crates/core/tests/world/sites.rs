@@ -101,7 +101,7 @@ fn a_draining_site_keeps_what_it_has_and_gets_nothing_more() {
     play.submit("p-2", &["x", "y site=a"]);
     play.table("p-1", &[("", "active: x=placed@a#1 y=placed@a#1")]);
     play.table("p-2", &[("", "active: x=placed@b#1 y=queued")]);
-    assert_eq!(play.why("p-2/y"), "no site can have it (a: is draining; b: is not a)");
+    assert_eq!(play.why("p-2/y"), "no site can have it (a: is draining; b: `site` asks for a)");
     play.table(
         "p-1",
         &[("end p-1/y failed", "active: x=placed@a#1 y=backoff"), ("wait 1", "active: x=placed@a#1 y=queued")],
@@ -120,7 +120,7 @@ fn a_revoked_site_says_and_gets_nothing() {
     assert!(!play.world.versions.contains_key(&version("o")));
     assert_eq!(play.world.sources(&version("raw"), &site("a")).unwrap_err(), "site a is revoked");
     play.submit("p-2", &["x site=a"]);
-    assert_eq!(play.why("p-2/x"), "no site can have it (a: is revoked; b: is not a)");
+    assert_eq!(play.why("p-2/x"), "no site can have it (a: is revoked; b: `site` asks for a)");
     // Nor is anything fetched from it.
     play.know("raw", None, &["a"]);
     play.world.drop_replica(&version("raw"), &site("b"));
@@ -137,7 +137,7 @@ fn why_there_is_no_place_is_said_site_by_site() {
         assert_eq!(play.why("p-1/x"), expected);
     };
     check(&|_| {}, "x cpus=8", "no site can have it (a: needs 8 cpus, has 2; b: needs 8 cpus, has 4)");
-    check(&|_| {}, "x site=c", "no site can have it (a: is not c; b: is not c)");
+    check(&|_| {}, "x site=c", "no site can have it (a: `site` asks for c; b: `site` asks for c)");
     check(
         &|play| play.know("raw", Some("a"), &["a"]),
         "x in=raw cpus=3",
@@ -157,7 +157,7 @@ fn why_there_is_no_place_is_said_site_by_site() {
             play.submit("q-1", &["s service cpus=4 site=b", "t service cpus=2 site=a"]);
         },
         "x cpus=2 site=b",
-        "no site can have it (a: is not b; b: is full, and what runs there is not known to end)",
+        "no site can have it (a: `site` asks for b; b: is full, and what runs there is not known to end)",
     );
     let mut play = Play::new(&[]);
     play.world.versions.insert(
