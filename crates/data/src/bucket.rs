@@ -27,7 +27,9 @@ use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path as Key;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig};
+use object_store::{
+    ClientConfigKey, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
+};
 use tombolo_core::{Timestamp, VersionId};
 use url::Url;
 
@@ -46,6 +48,8 @@ pub(crate) const LAG: Duration = Duration::from_secs(60);
 const RETRIES_MAX: usize = 8;
 /// How long one request is tried for, in all.
 const RETRY_TIME: Duration = Duration::from_secs(120);
+/// How long one try may take: [`BUCKET_PACK_BYTES_MAX`] over a line of 1 Mbit/s.
+const REQUEST_TIME: &str = "600 seconds";
 /// How often a body that broke off is asked for again.
 const BODIES_MAX: u32 = 5;
 const FORMAT_KIND: &str = "tombolo-bucket";
@@ -446,6 +450,8 @@ fn build(url: &Url, settings: &[(String, String)]) -> Result<Arc<dyn ObjectStore
         ($builder:ident) => {{
             let builder = if settings.is_empty() { $builder::from_env() } else { $builder::new() };
             let mut builder = builder.with_url(url.as_str()).with_retry(retry);
+            let timeout = ClientConfigKey::Timeout.as_ref().parse().map_err(|_| "requests can't be given more time")?;
+            builder = builder.with_config(timeout, REQUEST_TIME);
             for (name, value) in settings {
                 let key = name.parse().map_err(|_| format!("{name:?} is no setting of such a bucket"))?;
                 builder = builder.with_config(key, value);

@@ -83,6 +83,20 @@ fn what_a_network_does_costs_time_and_nothing_else() {
 }
 
 #[test]
+fn a_pack_may_take_its_time() {
+    let temp = tempfile::tempdir().unwrap();
+    let (server, tree) = (Server::start(&temp.path().join("s3")), temp.path().join("tree"));
+    write(&tree, "one.bin", &noise(2, 100 << 10));
+    let store = open(&server, &temp.path().join("a"), AT_ONCE);
+    server.faults.set(Fault::Crawls, 1);
+    let began = Instant::now();
+    let version = add(&store, &tree).version;
+    assert!(began.elapsed() > Duration::from_secs(33), "it was no long request");
+    server.faults.set(Fault::None, 1);
+    assert_eq!(materialized(&open(&server, &temp.path().join("b"), AT_ONCE), version), look(&tree));
+}
+
+#[test]
 fn a_bucket_that_is_away_is_an_error_and_not_a_loss() {
     let temp = tempfile::tempdir().unwrap();
     let mut options = Server::start(&temp.path().join("s3")).options(LONG);

@@ -268,6 +268,32 @@ fn an_add_that_shares_chunks_with_what_gc_removes_is_whole() {
 
 /// A reader that knows a chunk's old place finds its new one.
 #[test]
+fn a_version_that_is_added_again_is_young_again() {
+    let (dir, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(dir.path());
+    sample(tree.path(), 1);
+    let version = add(&store, tree.path()).version;
+    let manifest = dir.path().join("manifests").join(version.to_string());
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3 * 3600);
+    std::fs::File::open(&manifest).unwrap().set_modified(old).unwrap();
+    let again = add(&store, tree.path());
+    assert_eq!((again.version, again.chunks_new), (version, 0));
+    let (none, hour) = (BTreeSet::new(), Millis(3_600_000));
+    let now = || {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        Timestamp(since.as_millis() as i64)
+    };
+    assert_eq!(store.gc(&none, now(), hour).unwrap().versions_removed, []);
+    std::fs::File::open(&manifest).unwrap().set_modified(old).unwrap();
+    assert_eq!(store.gc(&none, now(), hour).unwrap().versions_removed, [version]);
+    // One that is damaged is written anew.
+    let version = add(&store, tree.path()).version;
+    std::fs::write(&manifest, b"TOMBMAN1").unwrap();
+    assert_eq!(add(&store, tree.path()).version, version);
+    assert_eq!(materialized(&store, version), look(tree.path()));
+}
+
+#[test]
 fn a_pack_that_gc_rewrites_can_still_be_read_by_others() {
     let (dir, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let store = Store::open(dir.path(), options()).unwrap();

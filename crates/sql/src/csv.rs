@@ -51,7 +51,7 @@ pub(crate) fn tell(path: &Path, rows_max: u64) -> Result<Told, String> {
             if value.is_empty() {
                 column.nulls += 1;
             } else if column.kinds & TEXT == 0 {
-                column.kinds |= kind(value.as_bytes());
+                column.kinds |= kind(value.as_bytes(), column.kinds);
             }
         }
     }
@@ -81,8 +81,13 @@ fn data_type(kinds: u16) -> DataType {
     }
 }
 
-/// Of a value that isn't empty.
-fn kind(value: &[u8]) -> u16 {
+/// Of a value that isn't empty. What those before it were is looked at first.
+fn kind(value: &[u8], before: u16) -> u16 {
+    if before & (DATE | SECONDS | MILLIS | MICROS | NANOS) != 0
+        && let Some(kind) = moment(value)
+    {
+        return kind;
+    }
     let unsigned = value.strip_prefix(b"-").unwrap_or(value);
     match unsigned.first() {
         Some(first) if first.is_ascii_digit() || *first == b'.' => match number(unsigned) {
@@ -141,12 +146,14 @@ fn moment(value: &[u8]) -> Option<u16> {
                 _ => byte == as_in,
             })
     };
-    if fits(value, b"0000-00-00") {
-        return Some(DATE);
-    }
-    let (stamp, rest) = value.split_at_checked(19)?;
+    let Some((stamp, rest)) = value.split_at_checked(19) else {
+        return fits(value, b"0000-00-00").then_some(DATE);
+    };
     if !fits(stamp, b"0000-00-00T00:00:00") {
         return None;
+    }
+    if rest.is_empty() {
+        return Some(SECONDS);
     }
     // As the engine has it: anything may follow, but for the end of a line after the first character.
     let zone = |rest: &[u8]| !rest.iter().skip(1).any(|byte| *byte == b'\n');

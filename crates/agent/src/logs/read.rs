@@ -23,7 +23,7 @@ const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Lines that wait for a slow reader.
 const QUEUE_MAX: usize = 1024;
 /// A follower looks again after a tenth of the time for which nothing came, within these.
-const LOOK_AGAIN_MIN: Duration = Duration::from_millis(5);
+const LOOK_AGAIN_MIN: Duration = Duration::from_millis(1);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(200);
 
 /// The log of the placement whose directory is the first of `dirs` that exists, in the order in which it was read

@@ -25,6 +25,8 @@ pub enum Fault {
     Cut,
     /// It takes a while.
     Slow,
+    /// What is long takes longer than most clients wait, half a minute.
+    Crawls,
 }
 
 #[derive(Default)]
@@ -148,6 +150,7 @@ fn one_request(mut client: TcpStream, behind: SocketAddr, faults: &Faults) -> st
         Fault::Fails => return refuse(&mut client, "500 Internal Server Error", "InternalError"),
         Fault::SlowDown => return refuse(&mut client, "503 Slow Down", "SlowDown"),
         Fault::Slow => std::thread::sleep(Duration::from_millis(300)),
+        Fault::Crawls if request.len() > 64 << 10 => std::thread::sleep(Duration::from_secs(33)),
         _ => {}
     }
     let target = head.split(' ').nth(1).unwrap().to_owned();
