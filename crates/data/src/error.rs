@@ -27,6 +27,8 @@ pub enum DataError {
     NoVersion { version: VersionId },
     #[error("version {} has no file {path:?}", version.short())]
     NoFile { version: VersionId, path: String },
+    #[error("version {} has {}", version.short(), which(files))]
+    WhichFile { version: VersionId, files: Vec<String> },
     #[error("{path:?} is {bytes} bytes long; at most {bytes_max} are read at once")]
     FileTooLong { path: String, bytes: u64, bytes_max: u64 },
     #[error("{} changed while it was being added: {how}", path.display())]
@@ -100,5 +102,12 @@ pub(crate) trait At<T> {
 impl<T> At<T> for io::Result<T> {
     fn at(self, doing: &'static str, path: impl AsRef<Path>) -> Result<T, DataError> {
         self.map_err(|source| DataError::io(doing, path, source))
+    }
+}
+
+fn which(files: &[String]) -> String {
+    match files {
+        [] => "no file".to_owned(),
+        files => format!("several files, such as {}: name one", files.join(", ")),
     }
 }

@@ -37,11 +37,12 @@ use crate::index::{Index, PackId};
 use crate::lease::{self, Lease, Lock};
 use crate::manifest::{ChunkRef, MANIFEST_FILE_BYTES_MAX, Manifest, Node, Summary};
 use crate::pack::{PACK_BYTES_MAX, Records, sync_dir};
-use crate::seal::{Purpose, SEAL_BYTES, SiteKey};
+use crate::seal::SiteKey;
 use crate::session::lock;
 use crate::transfer::InFlight;
 pub use form::Form;
-use open::{form_of, prepare, read_file};
+pub(crate) use open::read_file;
+use open::{form_of, prepare};
 
 const DIRS: [&str; 7] = ["packs", "index", "manifests", "pins", "leases", "quarantine", "tmp"];
 /// Packs that are kept open for reading.
@@ -200,14 +201,7 @@ impl Store {
             None => read_file(&self.path(&["manifests", &version.to_string()]), MANIFEST_FILE_BYTES_MAX)?,
         };
         let bytes = bytes.ok_or(DataError::NoVersion { version })?;
-        let encoded = match &self.inner.key {
-            None => bytes,
-            Some(key) => {
-                let length = bytes.len().saturating_sub(SEAL_BYTES) as u64;
-                key.open(Purpose::Manifest, &version.0.0, length, bytes)
-                    .map_err(|reason| DataError::CorruptManifest { version, reason })?
-            }
-        };
+        let encoded = self.manifest_of_form(version, bytes)?;
         if crate::manifest::version_of(&encoded) != version {
             return Err(DataError::CorruptManifest { version, reason: "its bytes hash to another version".into() });
         }

@@ -19,7 +19,7 @@ const FORMAT_FILE: &str = "format";
 const FORMAT_KIND: &str = "tombolo-store";
 
 /// The file's bytes, at most `bytes_max`; None where there is no such file.
-pub(super) fn read_file(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, DataError> {
+pub(crate) fn read_file(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, DataError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),

@@ -13,7 +13,7 @@ use crate::error::{At, DataError};
 use crate::index::PackId;
 use crate::lease::Lease;
 use crate::pack::{self, PackWriter, sync_dir};
-use crate::seal::Purpose;
+use crate::seal::{Purpose, SEAL_BYTES};
 
 /// Manifests that are longer are written anew rather than read.
 const COMPARED_BYTES_MAX: usize = 4 << 20;
@@ -56,13 +56,7 @@ impl Store {
             sync_dir(&self.path(&["manifests"]))?;
             return Ok(true);
         }
-        let bytes = match &self.inner.key {
-            None => Cow::Borrowed(encoded),
-            Some(key) => {
-                let sealed = key.seal(Purpose::Manifest, &version.0.0, encoded.len() as u64, encoded);
-                Cow::Owned(sealed.at("can't encrypt what is to lie in", &self.inner.dir)?)
-            }
-        };
+        let bytes = self.manifest_form(version, encoded)?;
         let Some(bucket) = &self.inner.bucket else {
             // A pack of another writer may be seen before its name is durable.
             sync_dir(&self.path(&["packs"]))?;
@@ -74,6 +68,21 @@ impl Store {
         }
         bucket.put_manifest(version, bytes.into_owned())?;
         Ok(looked.elapsed() < bucket.timing.commit)
+    }
+
+    /// A manifest as it lies in this store.
+    pub(crate) fn manifest_form<'a>(&self, version: VersionId, encoded: &'a [u8]) -> Result<Cow<'a, [u8]>, DataError> {
+        let Some(key) = &self.inner.key else { return Ok(Cow::Borrowed(encoded)) };
+        let sealed = key.seal(Purpose::Manifest, &version.0.0, encoded.len() as u64, encoded);
+        Ok(Cow::Owned(sealed.at("can't encrypt what is to lie in", &self.inner.dir)?))
+    }
+
+    /// Of what lies in this store.
+    pub(crate) fn manifest_of_form(&self, version: VersionId, bytes: Vec<u8>) -> Result<Vec<u8>, DataError> {
+        let Some(key) = &self.inner.key else { return Ok(bytes) };
+        let length = bytes.len().saturating_sub(SEAL_BYTES) as u64;
+        let opened = key.open(Purpose::Manifest, &version.0.0, length, bytes);
+        opened.map_err(|reason| DataError::CorruptManifest { version, reason })
     }
 
     /// Whether a directory has the manifest already, whole. It is young again then, as gc goes by its age.

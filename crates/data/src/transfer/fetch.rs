@@ -51,12 +51,16 @@ pub struct FetchOptions {
 }
 
 /// How soon what has come is durable, so that a kill costs no more than that: when it is of so many stored bytes, but
-/// not more often than that, so that a fast line makes no small packs.
+/// not more often than that, so that a fast line makes no small packs. The first bytes of a fetch are durable sooner, as
+/// somebody may be waiting for them.
 #[derive(Clone, Copy, Debug)]
 pub struct Seal {
     pub bytes: u64,
     pub after: Duration,
 }
+
+/// What is durable first, in stored bytes.
+const FIRST_BYTES: u64 = 512 << 10;
 
 impl Default for Seal {
     fn default() -> Seal {
@@ -168,6 +172,11 @@ async fn fetch_alone<D: Dial>(
         // Should the fetch be dropped half-way, the last of its tasks to end keeps what has come.
         Arc::new(blocking(move || Keeping::start(&store, seal)).await?)
     };
+    // For as long as it takes, readers may follow.
+    let _shown = {
+        let (store, session, manifest) = (store.clone(), session.clone(), manifest.clone());
+        blocking(move || store.show_coming(session.session().name(), version, &manifest.encode())).await?
+    };
     let mut fetched = Fetched::default();
     for attempt in 0..ATTEMPTS_MAX {
         let missing = missing(store, &manifest).await?;
@@ -201,14 +210,16 @@ pub(super) struct Keeping {
     seal: Seal,
     /// The store seals packs of so many bytes by itself.
     pack_bytes: u64,
+    began: Instant,
     /// When what had come was last durable, and how many bytes that were.
     sealed: Mutex<(Instant, u64)>,
 }
 
 impl Keeping {
     fn start(store: &Store, seal: Seal) -> Result<Keeping, DataError> {
-        let sealed = Mutex::new((Instant::now(), 0));
-        Ok(Keeping { session: Session::start(store)?, seal, pack_bytes: store.pack_bytes(), sealed })
+        let began = Instant::now();
+        let sealed = Mutex::new((began, 0));
+        Ok(Keeping { session: Session::start(store)?, seal, pack_bytes: store.pack_bytes(), began, sealed })
     }
 
     pub(super) fn session(&self) -> &Session {
@@ -221,7 +232,9 @@ impl Keeping {
         let new = {
             let mut sealed = lock(&self.sealed);
             let new = come.saturating_sub(sealed.1);
-            if new < self.seal.bytes || sealed.0.elapsed() < self.seal.after {
+            let bytes = (come / 2).clamp(FIRST_BYTES.min(self.seal.bytes), self.seal.bytes);
+            let after = (self.began.elapsed() / 2).min(self.seal.after);
+            if new < bytes || sealed.0.elapsed() < after {
                 return Ok(());
             }
             *sealed = (Instant::now(), come);
