@@ -85,7 +85,10 @@ impl From<ClientError> for Failure {
 impl From<DataError> for Failure {
     fn from(error: DataError) -> Failure {
         let exit = match &error {
-            DataError::Unfit { .. } | DataError::NotEmpty { .. } | DataError::NoFile { .. } => Exit::Usage,
+            DataError::Unfit { .. }
+            | DataError::NotEmpty { .. }
+            | DataError::NoFile { .. }
+            | DataError::WhichFile { .. } => Exit::Usage,
             DataError::NoKey { .. } | DataError::WrongKey { .. } | DataError::NotEncrypted { .. } => Exit::Usage,
             DataError::KeyFile { .. } => Exit::Usage,
             DataError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::Usage,

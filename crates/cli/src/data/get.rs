@@ -49,16 +49,7 @@ pub async fn run(session: &Session, mut args: Get) -> Result<(), Failure> {
         eprintln!("warning: {} failed its expectations: {checked}", args.name);
     }
     let nearest = Nearest::find(session).await?;
-    let local: Vec<&LocalSite> = nearest
-        .sites()
-        .map(|(site, _)| site)
-        .filter(|site| args.site.as_ref().is_none_or(|wanted| site.name == *wanted))
-        .collect();
-    if local.is_empty() {
-        return Err(Failure::usage("there is no site on this machine to take it from")
-            .because("files are written from the store of a site whose agent was started here")
-            .hint("run this where such a site is, or start one: tombolo agent join"));
-    }
+    let local = local_sites(&nearest, args.site.as_ref())?;
     let site = match holder(&info, &local).await? {
         Some(site) => site,
         None => bring(session, &info, &local).await?,
@@ -81,6 +72,18 @@ pub async fn run(session: &Session, mut args: Get) -> Result<(), Failure> {
     let size = bytes(info.bytes);
     eprintln!("{}@{}: {size} from {} into {}", args.name, info.version.short(), site.name, args.dest.display());
     Ok(())
+}
+
+/// The sites on this machine, or the one of them that is wanted.
+pub(super) fn local_sites<'n>(nearest: &'n Nearest, wanted: Option<&SiteId>) -> Result<Vec<&'n LocalSite>, Failure> {
+    let fits = |site: &&LocalSite| wanted.is_none_or(|wanted| site.name == *wanted);
+    let local: Vec<&LocalSite> = nearest.sites().map(|(site, _)| site).filter(fits).collect();
+    if local.is_empty() {
+        return Err(Failure::usage("there is no site on this machine to take it from")
+            .because("files are read from the store of a site whose agent was started here")
+            .hint("run this where such a site is, or start one: tombolo agent join"));
+    }
+    Ok(local)
 }
 
 /// Writes the version's tree from a site's store. Answers what is damaged there, which is set aside then; nothing is

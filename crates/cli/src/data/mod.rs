@@ -2,6 +2,7 @@
 
 mod add;
 mod care;
+mod cat;
 mod diff;
 mod get;
 mod list;
@@ -57,6 +58,8 @@ enum Verb {
     Show(show::Show),
     /// Compare two versions by files and, of tables, by schema and rows
     Diff(diff::Diff),
+    /// Print a file of a version, as it comes
+    Cat(cat::Cat),
     /// Write a version's files into a directory
     Get(get::Get),
     /// Put a word on a version of a dataset, by which it is found from then on
@@ -86,6 +89,7 @@ pub async fn run(global: &Global, args: Data) -> Result<(), Failure> {
         Verb::Ls(args) => list::run(&session, args).await,
         Verb::Show(args) => show::run(&session, args).await,
         Verb::Diff(args) => diff::run(&session, args).await,
+        Verb::Cat(args) => cat::run(&session, args).await,
         Verb::Get(args) => get::run(&session, args).await,
         Verb::Tag(args) => tag::run(&session, args).await,
         Verb::Restore(args) => restore::run(&session, args).await,

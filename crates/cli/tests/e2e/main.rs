@@ -3,6 +3,7 @@
 
 mod apart;
 mod buckets;
+mod cat;
 mod clock;
 mod data;
 mod demo;

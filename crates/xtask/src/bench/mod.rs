@@ -6,6 +6,7 @@ mod data_add;
 mod data_many;
 mod data_move;
 mod data_parquet;
+mod data_read;
 mod data_s3;
 mod data_wan;
 mod dispatch;
@@ -40,6 +41,7 @@ const BENCHES: &[(&str, Run)] = &[
     ("data-many", data_many::run),
     ("data-move", data_move::run),
     ("data-parquet", data_parquet::run),
+    ("data-read", data_read::run),
     ("data-s3", data_s3::run),
     ("data-wan", data_wan::run),
     ("dispatch", dispatch::run),
@@ -56,7 +58,7 @@ const RUNS_DEFAULT: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// data-add, data-many, data-move, data-parquet, data-s3, data-wan, dispatch, idle, memory, overhead, plan, reconcile, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
+    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, idle, memory, overhead, plan, reconcile, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
     name: String,
     /// Small inputs and the dev profile, to try the benchmark itself; its rows are shown and never recorded
     #[arg(long)]

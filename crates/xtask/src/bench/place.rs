@@ -117,7 +117,7 @@ pub fn server(ctx: &Context, binary: &Binary) -> Result<Server> {
 pub struct Place {
     pub binary: Binary,
     pub server: Server,
-    _agent: Process,
+    agents: Vec<Process>,
 }
 
 impl Place {
@@ -125,15 +125,27 @@ impl Place {
         let binary = Binary::find(ctx)?;
         ctx.fresh("home")?;
         let server = server(ctx, &binary)?;
-        let token = process::output(binary.command(ctx).args(["site", "token", "--site", "bench"]))?;
-        let mut command = binary.command(ctx);
-        command.args(["agent", "join", &server.api.authority, "--token", token.trim(), "--name", "bench", "--dir"]);
-        let agent = Process::start(ctx, "agent", command.arg(ctx.path("home/site")))?;
+        let mut place = Place { binary, server, agents: Vec::new() };
+        place.join(ctx, "bench", "home/site")?;
+        Ok(place)
+    }
+
+    /// Starts another site, in this directory of the scratch directory.
+    pub fn join(&mut self, ctx: &Context, name: &str, dir: &str) -> Result<()> {
+        let token = process::output(self.binary.command(ctx).args(["site", "token", "--site", name]))?;
+        let mut command = self.binary.command(ctx);
+        command.args(["agent", "join", &self.server.api.authority, "--token", token.trim(), "--name", name, "--dir"]);
+        self.agents.push(Process::start(ctx, name, command.arg(ctx.path(dir)))?);
+        let sites = self.agents.len();
         wait_for("the site's start", UP_MAX, || {
-            let sites = server.api.get("/v1/sites")?.to_string();
-            Ok((has_entries(&ctx.path("home/local-sites")) && sites.contains("\"up\"")).then_some(()))
-        })?;
-        Ok(Place { binary, server, _agent: agent })
+            let up = self.server.api.get("/v1/sites")?.to_string().matches("\"up\"").count();
+            Ok((entries(&ctx.path("home/local-sites")) >= sites && up >= sites).then_some(()))
+        })
+    }
+
+    /// Ends the site that was started last.
+    pub fn leave(&mut self) {
+        drop(self.agents.pop());
     }
 
     /// Writes a project of one stage and runs it once, so that all is warm. Returns what to post for a run of it.
@@ -166,6 +178,6 @@ impl Place {
     }
 }
 
-fn has_entries(dir: &Path) -> bool {
-    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+fn entries(dir: &Path) -> usize {
+    std::fs::read_dir(dir).map_or(0, Iterator::count)
 }
