@@ -134,9 +134,8 @@ impl From<Refusal> for Fault {
             Refusal::TagElsewhere { .. } => {
                 Fault::conflict("tag-elsewhere", title).hint("to take it from there, say --move")
             }
-            Refusal::TooManyTags(_) => {
-                Fault::conflict("too-many-tags", title).hint("take some away with `tombolo data tag --delete <dataset> <tag>`")
-            }
+            Refusal::TooManyTags(_) => Fault::conflict("too-many-tags", title)
+                .hint("take some away with `tombolo data tag --delete <dataset> <tag>`"),
         }
     }
 }
