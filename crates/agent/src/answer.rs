@@ -68,6 +68,7 @@ impl Answerer {
             Call::Verify => self.verify().await,
             Call::Fetch { version } => self.fetch(version, &mut send).await?,
             Call::List { version } => self.list(version).await,
+            Call::Has { version } => self.blocking(move |store| Ok(json!(store.has(version)?))).await,
             Call::Hold { version } => self.hold(version).await,
         };
         let last = match last {

@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::problem::Problem;
+use crate::problem::{Problem, UNKNOWN};
 
 /// Longest answer that is not a stream, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -116,7 +116,7 @@ impl Client {
         }
         let body = bounded(response).await?;
         Err(ClientError::Problem(serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
-            kind: "unknown".to_owned(),
+            kind: UNKNOWN.to_owned(),
             title: format!("the control plane answered {status}"),
             status: status.as_u16(),
             detail: Some(String::from_utf8_lossy(&body).chars().take(500).collect()),

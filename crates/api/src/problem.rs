@@ -20,6 +20,9 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
+/// The kind of an error whose body is no problem: something else answered.
+pub const UNKNOWN: &str = "unknown";
+
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
 impl std::fmt::Display for Problem {

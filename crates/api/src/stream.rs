@@ -95,6 +95,9 @@ pub enum Sources {
     Refused(String),
 }
 
+/// The stream of a log's lines that Tombolo itself wrote.
+pub const OWN_STREAM: &str = "tombolo";
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Source {
     pub site: SiteId,
@@ -128,6 +131,10 @@ pub enum Call {
     List {
         version: VersionId,
     },
+    /// Whether this version is here whole.
+    Has {
+        version: VersionId,
+    },
     /// Leave this version alone for an hour, if it is here whole: it is about to get a name.
     Hold {
         version: VersionId,
@@ -158,7 +165,7 @@ pub struct LogLine {
     /// Milliseconds since 1970.
     #[schema(value_type = i64)]
     pub at: Timestamp,
-    /// `stdout`, `stderr` or `tombolo`.
+    /// `stdout`, `stderr`, or [`OWN_STREAM`].
     pub stream: String,
     pub text: String,
 }

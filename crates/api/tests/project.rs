@@ -342,3 +342,23 @@ fn logs_of_imported_data_can_be_kept_too() {
     assert_eq!(["clicks", "a", "b"].map(stays), ["clicks", "clicks", "clicks"].map(|name| Some(name.to_owned())));
     assert_eq!(["open", "c"].map(stays), [None, None]);
 }
+
+/// What only shows when there is a plan is told with its place as well.
+#[test]
+fn what_is_found_out_later_has_its_place() {
+    let text = "project: p\ndata:\n  got: { from: 'https://a/b' }\nstages:\n  near: { run: a }\n  far:\n    run: b\n\
+                services: { web: { run: c, replicas: 2 } }\n";
+    let found =
+        ["web-2", "far", "got", "nobody"].map(|name| (name, format!("no site can run {name}"), "move it".to_owned()));
+    let faults = tombolo_api::project::faults_of(text, "tombolo.yaml", found);
+    let places: Vec<_> = faults.faults.iter().map(|fault| (fault.line, fault.column, fault.message.as_str())).collect();
+    let expected = [
+        (1, 1, "no site can run nobody"),
+        (3, 3, "no site can run got"),
+        (6, 3, "no site can run far"),
+        (8, 13, "no site can run web-2"),
+    ];
+    assert_eq!(places, expected);
+    let shown = "error: no site can run far\n --> tombolo.yaml:6:3\n  |\n6 |   far:\n  |   ^^^\nhint: move it\n";
+    assert!(faults.to_string().contains(shown), "{faults}");
+}

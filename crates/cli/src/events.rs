@@ -6,7 +6,7 @@ use tombolo_api::wire::{EventView, RunView};
 use crate::failure::Failure;
 use crate::names;
 use crate::render;
-use crate::run::is_over;
+use crate::run::is_end;
 use crate::session::{Global, Output, Session};
 
 const EXAMPLES: &str = "\
@@ -28,16 +28,13 @@ pub async fn run(global: &Global, args: Events) -> Result<(), Failure> {
     let session = Session::open(global)?;
     let run = names::run(&session, &args.run).await?;
     let view: RunView = session.client.get(&format!("/v1/runs/{run}")).await?;
-    // Of a run that is over, the last event is known by its time.
-    let ended = view.ended.filter(|_| is_over(&view.state));
     let path = format!("/v1/runs/{run}/events?after={}", args.after);
     let heard = session.client.events(&path, |event: EventView| {
         match session.output {
             Output::Text => render::text(&line(&event)),
             Output::Json => render::text(&format!("{}\n", serde_json::to_string(&event).expect("plain data"))),
         }
-        let is_last = event.workload.is_none() && is_over(&event.state);
-        !is_last || ended.is_some_and(|ended| event.at < ended)
+        !is_end(&view, &event)
     });
     tokio::select! {
         heard = heard => Ok(heard?),
@@ -50,6 +47,6 @@ fn line(event: &EventView) -> String {
     let who = event.workload.as_deref().unwrap_or(&event.run);
     let site = event.site.as_ref().map(|site| format!(" at {site}")).unwrap_or_default();
     let epoch = if event.epoch > 0 { format!(" (epoch {})", event.epoch) } else { String::new() };
-    let text = event.text.as_ref().map(|text| format!(": {text}")).unwrap_or_default();
+    let text = event.text.as_ref().map(|text| format!(": {}", text.replace('\n', "\n        "))).unwrap_or_default();
     format!("{:>6}  {}  {who}  {}{site}{epoch}{text}\n", event.number, render::date(event.at), event.state)
 }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use tombolo_api::client::ClientError;
+use tombolo_api::problem::UNKNOWN;
 use tombolo_data::DataError;
 
 /// Exit codes beside 0.
@@ -68,12 +69,14 @@ impl From<ClientError> for Failure {
         match error {
             ClientError::Problem(problem) => {
                 let exit = if (400..500).contains(&problem.status) { Exit::Usage } else { Exit::System };
-                let hint = problem.hint.or_else(|| hint_for(problem.status).map(str::to_owned));
-                Failure { what: problem.title, why: problem.detail, hint, exit, is_report: false }
+                let hint = problem.hint.or_else(|| hint_for(problem.status, &problem.kind).map(str::to_owned));
+                let why = problem.detail.filter(|detail| !detail.trim().is_empty());
+                Failure { what: problem.title, why, hint, exit, is_report: false }
             }
-            ClientError::Unreachable { .. } => Failure::system(error.to_string())
-                .because(why.unwrap_or_default())
-                .hint("start one with `tombolo server`, or name another with --server or $TOMBOLO_SERVER"),
+            ClientError::Unreachable { .. } => {
+                let (why, hint) = unreachable(&causes(&error));
+                Failure::system(error.to_string()).because(why).hint(hint)
+            }
             ClientError::Broken(_) => Failure { why, ..Failure::system(error.to_string()) },
             ClientError::Malformed(why) => Failure::system("the control plane's answer could not be understood")
                 .because(why)
@@ -130,30 +133,122 @@ impl From<tombolo_api::project::Faults> for Failure {
     }
 }
 
-fn hint_for(status: u16) -> Option<&'static str> {
-    match status {
-        401 => Some("give a token with --token or $TOMBOLO_TOKEN; `tombolo token create` makes one"),
-        403 => Some("ask somebody whose token has a higher role; `tombolo token ls` shows roles"),
+fn hint_for(status: u16, kind: &str) -> Option<&'static str> {
+    match (status, kind) {
+        (401, _) => Some("give a token with --token or $TOMBOLO_TOKEN; `tombolo token create` makes one"),
+        (403, "residency") => Some("`tombolo data why <dataset> <site>` tells which rule says so"),
+        (403, _) => Some("ask somebody whose token has a higher role; `tombolo token ls` shows roles"),
+        // No answer of this API.
+        (_, UNKNOWN) => Some("is that a control plane? Name it with --server or $TOMBOLO_SERVER"),
         _ => None,
     }
 }
 
-/// The deepest source of an error: what the operating system said.
-fn root_cause(error: &dyn Error) -> Option<String> {
-    let mut last = error.source()?;
-    while let Some(next) = last.source() {
-        last = next;
+/// Why nobody answers, and what to do about it, from what each layer said, the deepest last.
+fn unreachable(causes: &[String]) -> (String, &'static str) {
+    let all = causes.join("\n").to_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| all.contains(word));
+    let deepest = causes.last().cloned().unwrap_or_default();
+    if says(&["certificate"]) {
+        (deepest, "use the name that its certificate is for, and have this machine trust who issued it")
+    } else if says(&["timed out", "deadline has elapsed"]) {
+        (
+            format!("no answer in time ({deepest})"),
+            "is the machine up, and does every firewall on the way let this through?",
+        )
+    } else if says(&["dns error", "lookup address"]) {
+        (format!("its name was not found ({deepest})"), "check the name, or give the address as numbers")
+    } else if says(&["builder error", "url scheme"]) {
+        (format!("that is no address ({deepest})"), "write it as <host>:<port> or https://<host>:<port>")
+    } else if says(&["before message completed", "corrupt message", "invalid http"]) {
+        (deepest, "something else answers there; is it http:// in place of https://, or another port?")
+    } else {
+        (deepest, "start one with `tombolo server`, or name another with --server or $TOMBOLO_SERVER")
     }
-    Some(last.to_string())
+}
+
+/// What an error and everything below it says, the deepest last: that is what the operating system said.
+fn causes(error: &dyn Error) -> Vec<String> {
+    std::iter::successors(error.source(), |error: &&dyn Error| (*error).source()).map(ToString::to_string).collect()
+}
+
+fn root_cause(error: &dyn Error) -> Option<String> {
+    causes(error).pop()
 }
 
 /// A failure of a part that has its own words; a hint in its text is set apart.
 pub fn from_system(error: &dyn Error) -> Failure {
     let text = error.to_string();
     let why = root_cause(error).filter(|why| !text.contains(why.as_str()));
-    let (what, hint) = match text.split_once("\nhint: ") {
-        Some((what, hint)) => (what.to_owned(), Some(hint.to_owned())),
+    let (what, hint) = apart(&text);
+    Failure { why, hint: hint.map(str::to_owned), ..Failure::system(what) }
+}
+
+/// What a text says, and the hint that it ends with.
+pub fn apart(text: &str) -> (&str, Option<&str>) {
+    match text.split_once("\nhint: ") {
+        Some((what, hint)) => (what, Some(hint)),
         None => (text, None),
-    };
-    Failure { why, hint, ..Failure::system(what) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_nobody_answers() {
+        let check = |causes: &[&str], why: &str, hint: &str| {
+            let causes: Vec<String> = causes.iter().map(|cause| (*cause).to_owned()).collect();
+            let told = unreachable(&causes);
+            assert_eq!(told.0, why);
+            assert!(told.1.contains(hint), "{told:?}");
+        };
+        let request = "error sending request for url (http://x/)";
+        let (tcp, refused) = ("tcp connect error", "Connection refused (os error 111)");
+        check(&[request, "client error (Connect)", tcp, refused], refused, "tombolo server");
+        let late = "no answer in time (deadline has elapsed)";
+        check(&[request, "client error (Connect)", tcp, "deadline has elapsed"], late, "firewall");
+        let nobody = "failed to lookup address information: Name or service not known";
+        check(
+            &[request, "client error (Connect)", "dns error", nobody],
+            &format!("its name was not found ({nobody})"),
+            "check the name",
+        );
+        let certificate = "invalid peer certificate: UnknownIssuer";
+        check(&[request, "client error (Connect)", certificate], certificate, "certificate");
+        let closed = "connection closed before message completed";
+        check(&[request, "client error (SendRequest)", closed], closed, "https://");
+    }
+
+    /// The words that tell are those of other crates, and may change with them.
+    #[tokio::test]
+    async fn the_client_says_why_nobody_answers() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let ask = async |base: &str| {
+            let error = tombolo_api::client::Client::new(base, None).get::<()>("/v1/sites").await.unwrap_err();
+            Failure::from(error)
+        };
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let refused = ask(&format!("http://{free}")).await;
+        assert!(refused.why.as_ref().unwrap().contains("refused"), "{refused}");
+        let unknown = ask("http://no-such-host.invalid:7070").await;
+        // Where there is nobody to ask for names, that takes too long.
+        let why = unknown.why.as_ref().unwrap();
+        assert!(why.contains("name was not found") || why.contains("no answer in time"), "{unknown}");
+        let strange = ask("http://a host").await;
+        assert!(strange.why.as_ref().unwrap().contains("no address"), "{strange}");
+
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = other.local_addr().unwrap();
+        // It hangs up on whoever comes, after what was asked has come.
+        std::thread::spawn(move || {
+            for stream in other.incoming() {
+                let _ = std::io::Read::read(&mut stream.unwrap(), &mut [0; 4096]);
+            }
+        });
+        let closed = ask(&format!("http://{address}")).await;
+        assert!(closed.hint.as_ref().unwrap().contains("something else answers"), "{closed}");
+        assert_eq!(closed.exit, Exit::System);
+    }
 }

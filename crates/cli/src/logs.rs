@@ -9,7 +9,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use tombolo_api::client::{Client, ClientError};
 use tombolo_api::project::duration;
-use tombolo_api::stream::{LogLine, LogQuery};
+use tombolo_api::stream::{LogLine, LogQuery, OWN_STREAM};
 use tombolo_api::wire::RunView;
 use tombolo_core::{Millis, Name, RunId, Timestamp, WorkloadId};
 
@@ -98,7 +98,7 @@ async fn from_site(global: &Global, args: Logs) -> Result<(), Failure> {
     };
     let since = args.since.map(|span| Timestamp((render::now() - span).0));
     let query = LogQuery { since, tail: args.tail, follow: args.follow };
-    let printer = Printer { bar: None, prefix: None, aside: false };
+    let printer = Printer { bar: None, prefix: None, aside: false, hints: true };
     let each = |line: &LogLine| match global.output {
         Output::Text => printer.line(&workload, line),
         Output::Json => json_line(&workload, line),
@@ -113,7 +113,7 @@ async fn one(session: &Session, workload: &WorkloadId, request: &LogRequest) -> 
     if session.output == Output::Json {
         return json_lines(&session.client, workload, request).await;
     }
-    let printer = Printer { bar: None, prefix: None, aside: false };
+    let printer = Printer { bar: None, prefix: None, aside: false, hints: true };
     tokio::select! {
         done = print(&session.client, workload, request, &printer) => done,
         _ = tokio::signal::ctrl_c() => Ok(()),
@@ -124,7 +124,7 @@ async fn one(session: &Session, workload: &WorkloadId, request: &LogRequest) -> 
 async fn whole(session: &Session, run: &RunId, request: &LogRequest) -> Result<(), Failure> {
     let view: RunView = session.client.get(&format!("/v1/runs/{run}")).await?;
     let width = view.workloads.iter().map(|workload| workload.name.len()).max().unwrap_or(0);
-    let printer = Printer { bar: None, prefix: Some(width), aside: false };
+    let printer = Printer { bar: None, prefix: Some(width), aside: false, hints: true };
     let mut followed = Vec::new();
     let mut done = Ok(());
     for stage in view.workloads.iter().filter(|stage| stage.epoch > 0) {
@@ -184,10 +184,15 @@ pub struct Printer {
     pub prefix: Option<usize>,
     /// Lines go to stderr, as where stdout is for one JSON document.
     pub aside: bool,
+    /// Print also the hints that Tombolo itself wrote to a log; not where they are told at the end.
+    pub hints: bool,
 }
 
 impl Printer {
     fn line(&self, workload: &WorkloadId, line: &LogLine) {
+        if !self.hints && line.stream == OWN_STREAM && line.text.starts_with("hint: ") {
+            return;
+        }
         let text = match self.prefix {
             Some(width) => format!("{:<width$} | {}\n", workload.name, line.text),
             None => format!("{}\n", line.text),

@@ -50,6 +50,9 @@ Examples:
 Exit codes: 0 done, 1 the workload failed, 2 wrong use, 3 the system failed.
 Environment: TOMBOLO_SERVER, TOMBOLO_TOKEN, TOMBOLO_HOME (~/.tombolo), TOMBOLO_LOG (such as info or debug).";
 
+/// What is logged unless TOMBOLO_LOG says otherwise. A certificate that is refused is told as the error that it makes.
+const LOG: &str = "warn,rustls_platform_verifier=off";
+
 /// Set by who starts a control plane or agent only for as long as it lives itself, as the demo does.
 const DIE_WITH_PARENT: &str = "TOMBOLO_DIE_WITH_PARENT";
 
@@ -115,7 +118,7 @@ fn main() -> ExitCode {
         // Best effort: where it can't be asked for, whoever started this ends it in the usual way.
         let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
     }
-    let filter = EnvFilter::try_from_env("TOMBOLO_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("TOMBOLO_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     rustls::crypto::aws_lc_rs::default_provider().install_default().expect("nobody has installed one before");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use tombolo_api::project::FILE_NAME;
+use tombolo_api::project::{FILE_NAME, Faults};
 use tombolo_api::wire::{ExpectedData, NewPlan, PlanView};
 use tombolo_core::placement::{Outcome, Placement, Source, Terms};
 use tombolo_core::resources::bytes;
@@ -29,7 +29,7 @@ Examples:
   tombolo plan --at raw@v3          with an earlier version of a dataset
   tombolo plan --objective cost --output json";
 
-/// Sites whose reasons a refusal lists.
+/// Reasons that a refusal lists.
 const REASONS_SHOWN_MAX: usize = 5;
 
 #[derive(Debug, Args)]
@@ -49,12 +49,15 @@ pub struct Plan {
 pub async fn run(global: &Global, args: Plan) -> Result<(), Failure> {
     let path = args.what.as_ref().map_or_else(|| PathBuf::from("."), PathBuf::from);
     let is_project = path.is_file() || path.join(FILE_NAME).is_file() || (args.what.is_some() && path.exists());
+    let mut places = None;
     let plan = if is_project {
         // Faults are told before anybody is asked anything.
         let mut project = Project::load(&path)?;
         let session = Session::open(global)?;
         let pins = pins(&session, &mut project, args.at).await?;
-        of_project(&session, &project, args.objective, &pins).await?
+        let plan = of_project(&session, &project, args.objective, &pins).await?;
+        places = hopeless(&plan, &project);
+        plan
     } else {
         if !args.at.is_empty() {
             return Err(Failure::usage("--at is for planning a project, and this is a run")
@@ -72,7 +75,20 @@ pub async fn run(global: &Global, args: Plan) -> Result<(), Failure> {
         plan
     };
     match global.output {
-        Output::Text if is_project => render::text(&text(&plan)),
+        Output::Text if is_project => {
+            render::text(&text(&plan));
+            // That there is no place is what was asked for, and no failure; `tombolo run` refuses such a project.
+            for fault in places.iter().flat_map(|faults| &faults.faults) {
+                let place = format!(
+                    "{}:{}:{}",
+                    places.as_ref().map_or("", |faults| &faults.file_name),
+                    fault.line,
+                    fault.column
+                );
+                eprintln!("{place}: {}", fault.message);
+                eprintln!("hint: {}", fault.hint.as_deref().unwrap_or_default());
+            }
+        }
         Output::Text => render::text(&stages(&plan)),
         Output::Json => render::json(&plan),
     }
@@ -137,21 +153,51 @@ fn size(path: &Path) -> std::io::Result<u64> {
 }
 
 /// Refuses a project with stages that no site will ever take as they are, before anything is moved for it.
-pub fn refuse_hopeless(plan: &PlanView) -> Result<(), Failure> {
-    let hopeless: Vec<_> = plan.placements.iter().filter(|placement| placement.is_hopeless()).collect();
-    let Some(first) = hopeless.first() else { return Ok(()) };
-    let mut reasons: Vec<String> = Vec::new();
-    for (site, verdict) in first.others.iter().take(REASONS_SHOWN_MAX) {
-        reasons.push(format!("{site}: {verdict}"));
+pub fn refuse_hopeless(plan: &PlanView, project: &Project) -> Result<(), Failure> {
+    match hopeless(plan, project) {
+        Some(faults) => Err(faults.into()),
+        None => Ok(()),
     }
-    let more = first.others.len().saturating_sub(REASONS_SHOWN_MAX);
+}
+
+/// Stages that no site will ever take as they are, each with its place in the project file.
+fn hopeless(plan: &PlanView, project: &Project) -> Option<Faults> {
+    let hint =
+        "change what it asks for or where it may be; or let it wait for such a site: tombolo run --wait-for-site";
+    let found: Vec<_> = plan
+        .placements
+        .iter()
+        .filter(|placement| placement.is_hopeless())
+        .map(|placement| {
+            let message = format!("no site can run {}: {}", placement.task, reasons(placement));
+            (placement.task.as_str(), message, hint.to_owned())
+        })
+        .collect();
+    (!found.is_empty()).then(|| project.faults_of(found))
+}
+
+fn reasons(placement: &Placement) -> String {
+    let grouped = by_reason(placement);
+    let shown = grouped.iter().take(REASONS_SHOWN_MAX);
+    let mut reasons: Vec<String> = shown.map(|(reason, sites)| format!("{}: {reason}", sites.join(", "))).collect();
+    let more = grouped.len().saturating_sub(REASONS_SHOWN_MAX);
     if more > 0 {
-        reasons.push(format!("and {more} sites more"));
+        reasons.push(format!("and {more} more"));
     }
-    let names: Vec<_> = hopeless.iter().map(|placement| placement.task.as_str()).collect();
-    Err(Failure::usage(format!("no site can run {}", names.join(", ")))
-        .because(reasons.join("; "))
-        .hint("change what the stage asks for or where it may be; or let it wait for such a site: --wait-for-site"))
+    reasons.join("; ")
+}
+
+/// Sites that lost for the same reason are told together.
+fn by_reason(placement: &Placement) -> Vec<(String, Vec<&str>)> {
+    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+    for (site, verdict) in &placement.others {
+        let reason = verdict.to_string();
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, sites)) => sites.push(site.as_str()),
+            None => reasons.push((reason, vec![site.as_str()])),
+        }
+    }
+    reasons
 }
 
 /// For each stage its site with the terms, and why it is at no other.
@@ -184,16 +230,7 @@ fn stage(text: &mut String, placement: &Placement) {
         Ok(outcome) => writeln!(text, "{} -> {}\n    {}", placement.task, outcome.site, terms(outcome)),
         Err(why) => writeln!(text, "{} has no place: {why}", placement.task),
     };
-    // Sites that lost for the same reason share a line.
-    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
-    for (site, verdict) in &placement.others {
-        let reason = verdict.to_string();
-        match reasons.iter_mut().find(|(known, _)| *known == reason) {
-            Some((_, sites)) => sites.push(site.as_str()),
-            None => reasons.push((reason, vec![site.as_str()])),
-        }
-    }
-    for (reason, sites) in reasons {
+    for (reason, sites) in by_reason(placement) {
         let _ = writeln!(text, "    not {}: {reason}", sites.join(", "));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tombolo_api::project::{self, Directory, FILE_NAME, TEXT_BYTES_MAX};
+use tombolo_api::project::{self, Directory, FILE_NAME, Faults, TEXT_BYTES_MAX};
 use tombolo_core::spec::{Objective, ProjectSpec};
 use tombolo_data::IGNORE_FOR_CODE;
 
@@ -15,6 +15,9 @@ pub const IGNORE_FILE: &str = ".tomboloignore";
 pub struct Project {
     pub dir: PathBuf,
     pub spec: ProjectSpec,
+    /// What the file says, and what it is called for people.
+    text: String,
+    shown: String,
 }
 
 impl Project {
@@ -28,7 +31,12 @@ impl Project {
         };
         let shown = file.strip_prefix(".").unwrap_or(&file).display().to_string();
         let spec = project::parse(&text, &shown, &Directory(dir.clone()))?;
-        Ok(Project { dir, spec })
+        Ok(Project { dir, spec, text, shown })
+    }
+
+    /// What was found out of stages once there was a plan, with their places in the file: stage, message, hint.
+    pub fn faults_of<'n>(&self, found: impl IntoIterator<Item = (&'n str, String, String)>) -> Faults {
+        project::faults_of(&self.text, &self.shown, found)
     }
 
     /// What is not code: what never is, the data, and what the project itself leaves out.

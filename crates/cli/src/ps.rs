@@ -4,7 +4,7 @@ use clap::Args;
 use tombolo_api::wire::{RunView, WorkloadView};
 use tombolo_core::{RunId, Timestamp};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, apart};
 use crate::names;
 use crate::render;
 use crate::session::{Global, Output, Session};
@@ -95,7 +95,8 @@ fn row(workload: &WorkloadView, now: Timestamp) -> Vec<String> {
     let last = workload.attempts.last();
     let ran = last.and_then(|attempt| attempt.ran_ms).map(render::span);
     let note = match (&workload.why, &workload.address) {
-        (Some(why), _) => why.clone(),
+        // What to do about it is told by `tombolo events` and where it failed.
+        (Some(why), _) => apart(why).0.to_owned(),
         (None, Some(address)) => format!("http://{address}"),
         (None, None) => String::new(),
     };

@@ -5,7 +5,7 @@ use clap::Args;
 use crate::failure::Failure;
 use crate::names;
 use crate::render;
-use crate::run::follow_to_end;
+use crate::run::{follow_to_end, last_event};
 use crate::session::{Global, Output, Session};
 
 const EXAMPLES: &str = "\
@@ -26,9 +26,11 @@ pub struct Retry {
 pub async fn run(global: &Global, args: Retry) -> Result<(), Failure> {
     let session = Session::open(global)?;
     let run = names::run(&session, &args.run).await?;
+    // What happened before the retry was told when it happened.
+    let after = if args.detach { 0 } else { last_event(&session, &run).await? };
     let answer: serde_json::Value = session.create(&format!("/v1/runs/{run}/retry"), &serde_json::json!({})).await?;
     if !args.detach {
-        return follow_to_end(&session, &run).await;
+        return follow_to_end(&session, &run, after).await;
     }
     match session.output {
         Output::Text => eprintln!("{run} goes on. Follow it: tombolo logs -f {run}"),

@@ -90,8 +90,8 @@ async fn a_site_with_much_to_do_is_told_in_parts() {
     const STAGES: usize = 1_001;
     let api = api().await;
     let home = api.agent("home", json!({})).await;
-    let mut line = home.connect(&[]).await;
     api.version(CODE, None, json!([])).await.ok();
+    let mut line = home.connect(&[version(CODE)]).await;
     let stage = json!({ "kind": { "job": { "outputs": [] } }, "command": { "run": "true" }, "grace": 30_000 });
     let workloads: serde_json::Map<_, _> = (0..STAGES).map(|i| (format!("s{i}"), stage.clone())).collect();
     let project = json!({ "name": "wide", "data": {}, "workloads": workloads });

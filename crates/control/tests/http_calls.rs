@@ -22,9 +22,9 @@ fn make() -> WorkloadId {
 async fn running(residency: Value) -> (Api, Agent, Line) {
     let api = api().await;
     let home = api.agent("home", json!({ "region": "eu" })).await;
-    let mut at_home = home.connect(&[]).await;
     api.version(CODE, None, json!([])).await.ok();
     api.version(DATA, Some("flights"), residency).await.ok();
+    let mut at_home = home.connect(&[CODE, DATA].map(|version| version.parse().unwrap())).await;
     api.post("/v1/runs", json!({ "project": project(), "code": CODE })).await.ok();
     let down = at_home.hear().await.unwrap();
     assert_eq!(down.desired.assignments[0].workload, make());
@@ -168,9 +168,9 @@ async fn who_reads_the_log_of_what_is_bound_to_sites_is_recorded() {
 async fn a_log_that_stays_is_refused_and_the_refusal_recorded() {
     let api = api().await;
     let home = api.agent("home", json!({})).await;
-    let mut at_home = home.connect(&[]).await;
     api.version(CODE, None, json!([])).await.ok();
     api.version(DATA, Some("flights"), json!([])).await.ok();
+    let mut at_home = home.connect(&[CODE, DATA].map(|version| version.parse().unwrap())).await;
     let mut project = project();
     project["data"]["flights"]["logs"] = json!("stay");
     api.post("/v1/runs", json!({ "project": project, "code": CODE })).await.ok();
@@ -185,4 +185,26 @@ async fn a_log_that_stays_is_refused_and_the_refusal_recorded() {
     let recorded = readings(&api).await;
     assert_eq!(recorded.len(), 1);
     assert_eq!((recorded[0].0.as_str(), recorded[0].1.as_str()), ("admin", "refused"));
+}
+
+/// Whoever may add data may name any site: one that can be asked must have what is said of it.
+#[tokio::test]
+async fn a_replica_is_believed_unless_its_site_denies_it() {
+    let api = api().await;
+    let home = api.agent("home", json!({})).await;
+    // It is away, and can't be asked.
+    api.version(CODE, None, json!([])).await.ok();
+    let at_home = home.connect(&[]).await;
+    // Once it is back, it tells what it has.
+    assert_eq!(api.get(&format!("/v1/versions/{CODE}")).await.ok()["replicas"], json!([]));
+    let mut calls = at_home.answering(|call| match call {
+        Call::Has { version } => vec![Said::Done(json!(version.to_string() == DATA))],
+        other => vec![Said::Failed(format!("{other:?}"))],
+    });
+    api.version(DATA, Some("flights"), json!([])).await.ok();
+    assert!(matches!(within(calls.recv()).await, Some(Call::Has { .. })));
+    let other = "0f".repeat(32);
+    assert_eq!(api.version(&other, Some("flights"), json!([])).await.problem(409), "no-replica");
+    assert_eq!(api.get(&format!("/v1/versions/{other}")).await.problem(404), "not-found");
+    assert_eq!(api.get("/v1/datasets/flights").await.ok()["versions"], 1);
 }

@@ -24,9 +24,9 @@ async fn remove(api: &Api, which: &str) {
 async fn filled() -> (Api, Agent, Line) {
     let api = api().await;
     let home = api.agent("home", json!({ "region": "eu" })).await;
-    let at_home = home.connect(&[]).await;
     api.version(DATA, Some("raw"), json!([[{ "labels": { "region": "eu" } }]])).await.ok();
     api.version(CODE, Some("raw"), json!([])).await.ok();
+    let at_home = home.connect(&[DATA, CODE].map(|version| version.parse().unwrap())).await;
     (api, home, at_home)
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use read::read;
 pub use redact::Redactor;
+use tombolo_api::stream::OWN_STREAM;
 pub use tombolo_api::stream::{LogLine, LogQuery};
 pub use write::{LogWriter, mutter};
 
@@ -58,7 +59,7 @@ impl Stream {
         match self {
             Stream::Stdout => "stdout",
             Stream::Stderr => "stderr",
-            Stream::Tombolo => "tombolo",
+            Stream::Tombolo => OWN_STREAM,
         }
     }
 

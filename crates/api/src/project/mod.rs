@@ -34,6 +34,25 @@ pub const TEXT_BYTES_MAX: usize = 1 << 20;
 /// Most datasets in a project file. Stages and services together: [`tombolo_core::spec::STAGES_MAX`].
 pub const DATASETS_MAX: usize = 2_000;
 
+/// What was found out of stages, services or imports after the file was read, as faults where each of them stands. What
+/// stands nowhere, such as the second of several replicas, is told at the one that it belongs to, or at the top.
+pub fn faults_of<'n>(
+    text: &str,
+    file_name: &str,
+    found: impl IntoIterator<Item = (&'n str, String, String)>,
+) -> Faults {
+    let mut sink = Sink::new(text, file_name);
+    let tree = node::tree(text, &mut Sink::new(text, file_name));
+    let sections = ["stages", "services", "data"].into_iter().filter_map(|section| tree.as_ref()?.get(section));
+    let keys: Vec<_> = sections.flat_map(node::Node::keys).collect();
+    for (name, message, hint) in found {
+        let belongs = |key: &&node::Key| name.strip_prefix(&key.text).is_some_and(|rest| rest.starts_with('-'));
+        let key = keys.iter().copied().find(|key| key.text == name).or_else(|| keys.iter().copied().find(belongs));
+        sink.add(key.map_or(Span { line: 1, column: 1, width: 1 }, |key| key.span), message, hint);
+    }
+    sink.into_faults()
+}
+
 /// Reads a project file. `file_name` is only for the faults; `loader` brings the files that the text names.
 pub fn parse(text: &str, file_name: &str, loader: &dyn Loader) -> Result<ProjectSpec, Faults> {
     let mut sink = Sink::new(text, file_name);

@@ -57,6 +57,18 @@ impl Node {
         }
     }
 
+    /// The value of a key, where this is a mapping that has it.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        let Value::Map(entries) = &self.value else { return None };
+        entries.iter().find(|entry| entry.key.text == key).map(|entry| &*entry.node)
+    }
+
+    /// The keys of a mapping.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        let entries = if let Value::Map(entries) = &self.value { entries.as_slice() } else { &[] };
+        entries.iter().map(|entry| &entry.key)
+    }
+
     /// What stands here, for a message: ``a list``, ``the number `3` ``.
     pub fn found(&self) -> String {
         match &self.value {

@@ -11,7 +11,7 @@ use tombolo_api::client::{Client, ClientError};
 use tombolo_api::wire::{EventView, RunView};
 use tombolo_core::{Name, RunId, WorkloadId};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, apart};
 use crate::logs::{self, LogRequest, Printer};
 use crate::session::{Output, Session};
 use crate::{progress, render};
@@ -26,6 +26,8 @@ const LAST_LINES_WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone)]
 pub struct FollowOptions {
+    /// Only what happens after this event.
+    pub after: i64,
     /// Print the stages' logs.
     pub logs: bool,
     /// Tell of every stage's steps.
@@ -34,7 +36,7 @@ pub struct FollowOptions {
 
 impl Default for FollowOptions {
     fn default() -> FollowOptions {
-        FollowOptions { logs: true, events: true }
+        FollowOptions { after: 0, logs: true, events: true }
     }
 }
 
@@ -86,6 +88,30 @@ pub async fn follow(session: &Session, run: &RunId, options: &FollowOptions) -> 
     Ok(view)
 }
 
+/// Whether an event is the end of a run that was seen so. One that was retried has ended before, and one that served may
+/// have been stopped since.
+pub fn is_end(view: &RunView, event: &EventView) -> bool {
+    let ends = event.workload.is_none() && is_over(&event.state);
+    let is_last =
+        !is_over(&view.state) || event.state == view.state && view.ended.is_none_or(|ended| event.at >= ended);
+    ends && is_last
+}
+
+/// The number of the last event of a run that is over; none where it is not.
+pub async fn last_event(session: &Session, run: &RunId) -> Result<i64, Failure> {
+    let view: RunView = session.client.get(&format!("/v1/runs/{run}")).await?;
+    if !is_over(&view.state) {
+        return Ok(0);
+    }
+    let mut last = 0;
+    let each = |event: EventView| {
+        last = event.number;
+        !is_end(&view, &event)
+    };
+    session.client.events(&format!("/v1/runs/{run}/events?after=0"), each).await?;
+    Ok(last)
+}
+
 fn lost(run: &RunId, error: ClientError) -> Failure {
     Failure::from(error).hint(format!("the run goes on without being watched; follow it again: tombolo logs -f {run}"))
 }
@@ -121,7 +147,8 @@ impl<'a> Follower<'a> {
     fn new(session: &'a Session, run: &'a RunId, view: &RunView, options: &'a FollowOptions) -> Follower<'a> {
         let width = view.workloads.iter().map(|workload| workload.name.len()).max().unwrap_or(0);
         let bar: ProgressBar = progress::spinner();
-        let printer = Arc::new(Printer { bar: Some(bar), prefix: Some(width), aside: session.output == Output::Json });
+        let aside = session.output == Output::Json;
+        let printer = Arc::new(Printer { bar: Some(bar), prefix: Some(width), aside, hints: false });
         let (states, seen) = watch::channel(String::new());
         let mut readers = Readers::default();
         if printer.has_bar() {
@@ -132,7 +159,7 @@ impl<'a> Follower<'a> {
             session,
             run,
             options,
-            last: 0,
+            last: options.after,
             ended: None,
             printer,
             live: BTreeMap::new(),
@@ -234,7 +261,8 @@ fn state_line(event: &EventView) -> String {
         line += &format!(" at {site}");
     }
     if let Some(text) = &event.text {
-        line += &format!(": {text}");
+        // The verdict at the run's end tells its hints, once.
+        line += &format!(": {}", apart(text).0);
     }
     line
 }

@@ -12,7 +12,7 @@ use tombolo_api::wire::RunView;
 use tombolo_core::spec::Objective;
 use tombolo_core::{RunId, SiteId};
 
-pub use follow::{FollowOptions, Followed, follow, follow_or_detach, is_over};
+pub use follow::{FollowOptions, Followed, follow, follow_or_detach, is_end, is_over, last_event};
 pub use pins::pins;
 pub use submit::{SubmitOptions, SubmittedRun, submit};
 pub use summary::{summary, verdict};
@@ -75,7 +75,7 @@ pub async fn run(global: &Global, args: Run) -> Result<(), Failure> {
     let plan = plan::of_project(&session, &project, args.objective, &options.pins).await?;
     eprint!("{}", plan::text(&plan));
     if !args.wait_for_site {
-        plan::refuse_hopeless(&plan)?;
+        plan::refuse_hopeless(&plan, &project)?;
     }
     let SubmittedRun { id } = submit(&session, &project, &options).await?;
     eprintln!("run {id}");
@@ -86,12 +86,12 @@ pub async fn run(global: &Global, args: Run) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    follow_to_end(&session, &id).await
+    follow_to_end(&session, &id, 0).await
 }
 
-/// Follows a run, shows what it came to, and fails if it failed.
-pub async fn follow_to_end(session: &Session, id: &RunId) -> Result<(), Failure> {
-    match follow_or_detach(session, id, &FollowOptions::default()).await? {
+/// Follows a run from an event on, shows what it came to, and fails if it failed.
+pub async fn follow_to_end(session: &Session, id: &RunId, after: i64) -> Result<(), Failure> {
+    match follow_or_detach(session, id, &FollowOptions { after, ..FollowOptions::default() }).await? {
         Followed::Ended(view) => {
             match session.output {
                 Output::Text => render::text(&summary(&view)),

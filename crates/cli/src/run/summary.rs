@@ -5,7 +5,7 @@ use std::fmt::Write;
 use tombolo_api::wire::{AttemptView, RunView, WorkloadView};
 use tombolo_core::resources::bytes;
 
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, apart};
 use crate::render;
 
 /// A table of the run's stages and services, the sums, and the addresses that answer.
@@ -54,7 +54,7 @@ fn state(workload: &WorkloadView) -> String {
 /// What it made with the sizes; where it failed, why.
 fn made(workload: &WorkloadView) -> String {
     if let Some(why) = &workload.why {
-        return why.clone();
+        return apart(why).0.to_owned();
     }
     let outputs = workload.outputs.iter().map(|(name, output)| format!("{name} {}", bytes(output.bytes)));
     let mut parts: Vec<String> = outputs.collect();
@@ -67,19 +67,49 @@ pub fn verdict(view: &RunView) -> Result<(), Failure> {
     if matches!(view.state.as_str(), "succeeded" | "serving") {
         return Ok(());
     }
-    let failed = view.workloads.iter().find(|workload| workload.state == "failed");
-    let failure = match failed {
-        Some(workload) => {
-            let why = workload.why.clone().or_else(|| workload.attempts.last().and_then(|last| last.outcome.clone()));
-            Failure { why, ..Failure::usage(format!("{} of {} failed", workload.name, view.id)) }.hint(format!(
-                "see `tombolo logs {}`; when it is mended, `tombolo retry {}` goes on",
-                workload.id, view.id
-            ))
-        }
-        None => Failure::usage(format!("{} was {}", view.id, view.state))
+    let failed: Vec<&WorkloadView> = view.workloads.iter().filter(|workload| workload.state == "failed").collect();
+    let failure = match failed.as_slice() {
+        [] => Failure::usage(format!("{} was {}", view.id, view.state))
             .hint(format!("`tombolo retry {}` goes on where it was", view.id)),
+        [workload] => {
+            let why = outcome(workload);
+            let (why, hint) = why.as_deref().map_or((None, None), |why| (Some(apart(why).0), apart(why).1));
+            let next = match hint {
+                Some(hint) => format!("{hint}; when it is mended, `tombolo retry {}` goes on", view.id),
+                None => format!(
+                    "see `tombolo logs {}`; when it is mended, `tombolo retry {}` goes on",
+                    workload.id, view.id
+                ),
+            };
+            let why = why.map(str::to_owned);
+            Failure { why, ..Failure::usage(format!("{} of {} failed", workload.name, view.id)) }.hint(next)
+        }
+        several => of_several(view, several),
     };
     Err(Failure { exit: Exit::Workload, ..failure })
+}
+
+/// Each with why; a hint that several of them have is told once.
+fn of_several(view: &RunView, failed: &[&WorkloadView]) -> Failure {
+    let (mut whys, mut hints): (Vec<String>, Vec<String>) = Default::default();
+    for workload in failed {
+        let why = outcome(workload).unwrap_or_else(|| "failed".to_owned());
+        let (why, hint) = apart(&why);
+        whys.push(format!("{}: {why}", workload.name));
+        hints.extend(hint.map(str::to_owned).filter(|hint| !hints.contains(hint)));
+    }
+    let names: Vec<&str> = failed.iter().map(|workload| workload.name.as_str()).collect();
+    hints.push(format!(
+        "see `tombolo logs {}` and the others'; when they are mended, `tombolo retry {}` goes on",
+        failed[0].id, view.id
+    ));
+    Failure::usage(format!("{} of {} failed", names.join(", "), view.id))
+        .because(whys.join("\n       "))
+        .hint(hints.join("; "))
+}
+
+fn outcome(workload: &WorkloadView) -> Option<String> {
+    workload.why.clone().or_else(|| workload.attempts.last().and_then(|last| last.outcome.clone()))
 }
 
 #[cfg(test)]
@@ -178,6 +208,31 @@ mod tests {
         error: test of flights-7 failed
           why: gate failed: auc is 0.5, must be at least 0.6
         hint: see `tombolo logs flights-7/test`; when it is mended, `tombolo retry flights-7` goes on
+        ");
+    }
+
+    #[test]
+    fn a_hint_of_a_stage_is_told_once() {
+        let failed = |name: &str, why: &str| {
+            let mut failed = workload(name, "job", "failed", vec![attempt("prod", 1_500, 0, 0.0)]);
+            failed.why = Some(why.to_owned());
+            failed
+        };
+        let why = "the output model is empty\nhint: write its files to outputs/model";
+        let one = view("failed", vec![failed("train", why)]);
+        assert!(!summary(&one).contains("hint"), "{}", summary(&one));
+        insta::assert_snapshot!(verdict(&one).unwrap_err(), @r"
+        error: train of flights-7 failed
+          why: the output model is empty
+        hint: write its files to outputs/model; when it is mended, `tombolo retry flights-7` goes on
+        ");
+        let two = view("failed", vec![failed("test", "exited with code 3"), failed("train", why), failed("more", why)]);
+        insta::assert_snapshot!(verdict(&two).unwrap_err(), @r"
+        error: test, train, more of flights-7 failed
+          why: test: exited with code 3
+               train: the output model is empty
+               more: the output model is empty
+        hint: write its files to outputs/model; see `tombolo logs flights-7/test` and the others'; when they are mended, `tombolo retry flights-7` goes on
         ");
     }
 }

@@ -66,6 +66,21 @@ stages:
   after: { run: 'true', in: [late], site: onprem }
 ";
 
+const HOLLOW: &str = "
+project: hollow
+stages:
+  empty: { run: 'true', out: [model], site: onprem }
+";
+
+const NOWHERE: &str = "
+project: nowhere
+stages:
+  near: { run: 'true' }
+  far:
+    run: 'true'
+    site: mars
+";
+
 /// What is typed and what it answers.
 struct Session<'w> {
     world: &'w World,
@@ -112,6 +127,8 @@ fn golden_sessions_with_sites() {
     world.project("rides", RIDES, &[("rides.csv", "zone,fare\na,4\na,6\nb,11\n")]);
     world.project("flaky", FLAKY, &[]);
     world.project("long", LONG, &[]);
+    world.project("hollow", HOLLOW, &[]);
+    world.project("nowhere", NOWHERE, &[]);
     runs(&world);
     data(&world);
     failures(&world);
@@ -158,6 +175,7 @@ fn runs(world: &World) {
     session.run("tombolo stop rides-2");
     world.wait_run("rides-2", &["stopped", "succeeded"]);
     session.run("tombolo ps");
+    session.run("tombolo events rides-2");
     session.run("tombolo stop rides-1/predict");
     session.check("run-again");
 }
@@ -205,6 +223,12 @@ fn failures(world: &World) {
     session.run("tombolo logs flaky/second");
     session.run("tombolo retry flaky");
     session.run("tombolo ps flaky");
+    session.run("tombolo run hollow");
+    session.run("tombolo ps hollow");
+    session.run("tombolo logs hollow/empty");
+    session.run("tombolo events hollow");
+    session.run("tombolo plan nowhere");
+    session.run("tombolo run nowhere");
     session.run("tombolo run long --detach");
     world.wait_stage("long-1", "wait", &["running"]);
     session.run("tombolo ps long/wait");

@@ -1,7 +1,8 @@
 //! What is refused, how that reads, and that nothing else happens.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 
 use super::world::{Done, World, wait, workload};
 
@@ -70,6 +71,39 @@ fn a_broken_database_is_refused_and_left_as_it_is() {
     assert_eq!(refused.code, 3, "{refused}");
     assert!(refused.err.contains(&database.display().to_string()), "{refused}");
     assert!(fs::read(database).unwrap() == garbage, "it was touched");
+}
+
+/// Whoever may add data may name any site, which is asked.
+#[test]
+fn a_site_is_not_said_to_have_what_it_denies() {
+    let world = World::with_sites(&[("here", &[])]);
+    let token = fs::read_to_string(world.path("server/admin.token")).unwrap();
+    let claim = |version: &str| {
+        let body = format!(
+            "{{\"version\":\"{version}\",\"bytes\":1,\"files\":1,\"site\":\"here\",\"dataset\":\"made-up\",\"residency\":[]}}"
+        );
+        let mut stream = TcpStream::connect(world.address()).unwrap();
+        write!(
+            stream,
+            "POST /v1/versions HTTP/1.0\r\nAuthorization: Bearer {}\r\nIdempotency-Key: {version}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            token.trim(),
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let denied = claim(&"ab".repeat(32));
+    assert!(denied.contains(" 409 ") && denied.contains("here says that it does not have version"), "{denied}");
+    assert_eq!(world.json(&["data", "ls"]), serde_json::json!([]));
+
+    let file = world.path("rows.csv");
+    fs::write(&file, "a\n1\n").unwrap();
+    let added = world.json(&["data", "add", "real", file.to_str().unwrap()]);
+    let believed = claim(added["version"].as_str().unwrap());
+    assert!(believed.contains(" 201 "), "{believed}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Versions: made known, looked at, brought to sites.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
@@ -16,10 +18,18 @@ use super::feed::{Feed, hand_on};
 use super::once::{Create, Key};
 use super::{Shared, check, logs, sites, views};
 
-/// Makes a version known that is in a site's store, under a dataset's name or without one.
+/// How long a site may take to say whether it has a version.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Makes a version known that is in a site's store, under a dataset's name or without one. A site that is connected is
+/// asked whether it has it.
 #[utoipa::path(
     post, path = "/v1/versions", tag = "data", request_body = NewVersion,
-    params(("Idempotency-Key" = String, Header)), responses((status = 201, body = VersionInfo))
+    params(("Idempotency-Key" = String, Header)), responses(
+        (status = 201, body = VersionInfo),
+        (status = 409, body = tombolo_api::problem::Problem, content_type = "application/problem+json",
+            description = "The site says that it does not have the version, or is revoked."),
+    )
 )]
 pub(super) async fn add(
     State(shared): State<Shared>,
@@ -29,8 +39,10 @@ pub(super) async fn add(
 ) -> Result<Response, Fault> {
     check::bytes(value.bytes)?;
     check::bytes(value.files)?;
+    let (asked, site, version) = (shared.clone(), value.site.clone(), value.version);
+    let claimed = async move { is_not_denied(&asked, &site, version).await };
     Create::new(caller, key, &hash)
-        .perform(shared, std::future::ready(Ok(())), move |world, now, caller, ()| {
+        .perform(shared, claimed, move |world, now, caller, ()| {
             let NewVersion { version, bytes, files, site, dataset, residency, facts, sketch } = value;
             if world.sites.get(&site).is_some_and(|site| site.revoked) {
                 return Err(Fault::conflict("revoked", format!("the site {site} is revoked")));
@@ -50,6 +62,19 @@ pub(super) async fn add(
             Ok((info, vec![audit]))
         })
         .await
+}
+
+/// Whoever may add data may name any site, so the site is asked. One that is away or slow is believed to have it until it
+/// tells all that it has, which it does whenever it connects.
+async fn is_not_denied(shared: &Shared, site: &SiteId, version: VersionId) -> Result<(), Fault> {
+    let asked = tokio::time::timeout(CONFIRMED_WITHIN, sites::whole(shared, site, Call::Has { version }));
+    match asked.await {
+        Ok(Ok(serde_json::Value::Bool(false))) => {
+            let title = format!("{site} says that it does not have version {}", version.short());
+            Err(Fault::conflict("no-replica", title).hint("`tombolo data add` puts data into a site's store first"))
+        }
+        Ok(Ok(_) | Err(_)) | Err(_) => Ok(()),
+    }
 }
 
 #[utoipa::path(
