@@ -14,7 +14,7 @@ use iroh::endpoint::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tombolo_core::SiteId;
-use tombolo_core::site::Limit;
+use tombolo_core::site::{DAY_MINUTES, Limit};
 use tombolo_data::transfer::Dial;
 use tombolo_net::Streams;
 
@@ -46,7 +46,7 @@ impl Pace {
         Pace { limit: None, due: now }
     }
 
-    /// How many bytes may be read now; else until when to wait. `minute` is the local time's, of the day.
+    /// How many bytes may be read now; else until when to wait. `minute` is the local time's, of the week.
     fn allow(&self, now: Instant, minute: u16) -> Result<usize, Instant> {
         let Some(rate) = self.limit.and_then(|limit| limit.at(minute)) else { return Ok(usize::MAX) };
         let ahead = self.due.saturating_duration_since(now);
@@ -94,7 +94,7 @@ pub struct PacedRecv<R> {
 impl<R: AsyncRead + Unpin> AsyncRead for PacedRecv<R> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let minute = minute_of_the_day();
+        let minute = minute_of_the_week();
         let allowed = loop {
             if let Some(wait) = &mut this.wait {
                 ready!(wait.as_mut().poll(cx));
@@ -120,9 +120,10 @@ impl<R: AsyncRead + Unpin> AsyncRead for PacedRecv<R> {
     }
 }
 
-fn minute_of_the_day() -> u16 {
+fn minute_of_the_week() -> u16 {
     let now = jiff::Zoned::now();
-    u16::from(now.hour().unsigned_abs()) * 60 + u16::from(now.minute().unsigned_abs())
+    let day = u16::from(now.weekday().to_monday_zero_offset().unsigned_abs());
+    day * DAY_MINUTES + u16::from(now.hour().unsigned_abs()) * 60 + u16::from(now.minute().unsigned_abs())
 }
 
 #[cfg(test)]

@@ -81,26 +81,61 @@ impl Limit {
     /// Below this a chunk on one of several streams takes so long that its sender counts as silent.
     pub const BYTES_PER_S_MIN: u64 = 64 << 10;
 
-    /// Bytes in a second that may be moved at a minute of the day; none: as many as there are.
+    /// Bytes in a second that may be moved at a minute of the week, from Monday's midnight; none: as many as there are.
     pub fn at(&self, minute: u16) -> Option<u64> {
         self.hours.is_none_or(|hours| hours.contains(minute)).then_some(self.bytes_per_s)
     }
 }
 
-/// A span of every day, in minutes from midnight: `08:00-18:00`. One that ends before it begins goes over midnight.
+/// Minutes of a day.
+pub const DAY_MINUTES: u16 = 24 * 60;
+const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+const EVERY_DAY: u8 = 0b111_1111;
+
+/// A span of the day, in minutes from midnight, on some days of the week: `08:00-18:00`, `mon-fri 08:00-18:00`. One that
+/// ends before it begins goes over midnight, into the day after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Hours {
+    /// A bit for each day, Monday's the lowest.
+    days: u8,
     from: u16,
     until: u16,
 }
 
 impl Hours {
+    /// `minute` is of the week, from Monday's midnight.
     pub fn contains(&self, minute: u16) -> bool {
+        let (day, minute) = (minute / DAY_MINUTES % 7, minute % DAY_MINUTES);
+        let on = |day: u16| self.days & (1 << (day % 7)) != 0;
         match self.from <= self.until {
-            true => (self.from..self.until).contains(&minute),
-            false => minute >= self.from || minute < self.until,
+            true => on(day) && (self.from..self.until).contains(&minute),
+            false => on(day) && minute >= self.from || on(day + 6) && minute < self.until,
         }
+    }
+}
+
+/// `mon-fri`, `sat,sun`, `mon,wed-fri`.
+fn days(text: &str) -> Option<u8> {
+    let day = |text: &str| DAYS.iter().position(|day| *day == text.trim().to_ascii_lowercase());
+    let mut days = 0;
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (mut at, last) = (day(first)?, day(last)?);
+        days |= 1 << at;
+        while at != last {
+            at = (at + 1) % DAYS.len();
+            days |= 1 << at;
+        }
+    }
+    Some(days)
+}
+
+fn shown_days(days: u8) -> String {
+    let on: Vec<usize> = (0..DAYS.len()).filter(|day| days & (1 << day) != 0).collect();
+    match on[..] {
+        [first, .., last] if last - first + 1 == on.len() && on.len() > 2 => format!("{}-{}", DAYS[first], DAYS[last]),
+        _ => on.iter().map(|day| DAYS[*day]).collect::<Vec<_>>().join(","),
     }
 }
 
@@ -108,18 +143,23 @@ impl std::str::FromStr for Hours {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Hours, String> {
-        let wrong = || format!("{text:?} is no span of the day; write it as 08:00-18:00");
+        let wrong = || format!("{text:?} is no span of the day; write it as 08:00-18:00 or mon-fri 08:00-18:00");
         let minute = |text: &str| {
             let (hour, minute) = text.split_once(':')?;
             let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
-            (hour * 60 + minute <= 24 * 60 && hour <= 24 && minute < 60).then_some(hour * 60 + minute)
+            (hour <= 24 && minute < 60 && hour * 60 + minute <= DAY_MINUTES).then_some(hour * 60 + minute)
         };
-        let (from, until) = text.trim().split_once('-').ok_or_else(wrong)?;
+        let span = text.trim();
+        let (on, span) = match span.find(|c: char| c.is_ascii_digit()) {
+            Some(at) if at > 0 => (days(span[..at].trim()).ok_or_else(wrong)?, &span[at..]),
+            _ => (EVERY_DAY, span),
+        };
+        let (from, until) = span.split_once('-').ok_or_else(wrong)?;
         let (from, until) = (minute(from.trim()).ok_or_else(wrong)?, minute(until.trim()).ok_or_else(wrong)?);
         if from == until {
             return Err(format!("{text:?} is no time at all; leave the hours out for a limit that always holds"));
         }
-        Ok(Hours { from, until })
+        Ok(Hours { days: on, from, until })
     }
 }
 
@@ -139,7 +179,10 @@ impl From<Hours> for String {
 
 impl std::fmt::Display for Hours {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Hours { from, until } = self;
+        let Hours { days, from, until } = self;
+        if *days != EVERY_DAY {
+            write!(f, "{} ", shown_days(*days))?;
+        }
         write!(f, "{:02}:{:02}-{:02}:{:02}", from / 60, from % 60, until / 60, until % 60)
     }
 }
@@ -196,8 +239,43 @@ mod tests {
         assert_eq!(at("22:00-06:00", &[0, 359, 360, 1319, 1320]), [true, true, false, false, true]);
         assert_eq!(at("00:00-24:00", &[0, 1439]), [true, true]);
         assert_eq!(Limit { bytes_per_s: 7, hours: None }.at(5), Some(7));
+        // Of each day at ten past six in the morning, at noon, and at eleven in the evening.
+        let week = |hours: &str| {
+            let at = |day: u16| at(hours, &[6 * 60 + 10, 12 * 60, 23 * 60].map(|minute| day * DAY_MINUTES + minute));
+            (0..7)
+                .map(|day| at(day).iter().map(|on| if *on { 'x' } else { '.' }).collect::<String>())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(week("mon-fri 08:00-18:00"), [".x.", ".x.", ".x.", ".x.", ".x.", "...", "..."]);
+        assert_eq!(week("sat,sun 00:00-24:00"), ["...", "...", "...", "...", "...", "xxx", "xxx"]);
+        assert_eq!(week("sun 22:00-07:00"), ["x..", "...", "...", "...", "...", "...", "..x"]);
+        assert_eq!(week("fri-mon 08:00-18:00"), [".x.", "...", "...", "...", ".x.", ".x.", ".x."]);
+        for (written, shown) in [
+            ("Mon-Fri 8:00-18:00", "mon-fri 08:00-18:00"),
+            ("mon-sun 08:00-18:00", "08:00-18:00"),
+            ("wed,mon 08:00-18:00", "mon,wed 08:00-18:00"),
+            ("sat-sun 00:00-24:00", "sat,sun 00:00-24:00"),
+        ] {
+            let hours = written.parse::<Hours>().unwrap();
+            assert_eq!(hours.to_string(), shown);
+            assert_eq!(shown.parse::<Hours>().unwrap(), hours);
+        }
         assert_eq!("8:00 - 18:30".parse::<Hours>().unwrap().to_string(), "08:00-18:30");
-        for bad in ["", "8-18", "08:00", "08:00-08:00", "25:00-26:00", "08:60-09:00", "24:01-10:00", "x:00-y:00"] {
+        for bad in [
+            "",
+            "8-18",
+            "08:00",
+            "08:00-08:00",
+            "25:00-26:00",
+            "08:60-09:00",
+            "24:01-10:00",
+            "x:00-y:00",
+            "mon",
+            "mon 8-18",
+            "any 08:00-18:00",
+            "mon- 08:00-18:00",
+            ", 08:00-18:00",
+        ] {
             assert!(bad.parse::<Hours>().is_err(), "{bad}");
         }
     }

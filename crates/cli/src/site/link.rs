@@ -17,6 +17,7 @@ Examples:
   tombolo site link onprem cloud --bandwidth 100MB/s --latency 40ms
   tombolo site link onprem cloud --bandwidth 100MB/s --both
   tombolo site link onprem cloud --limit 20MB/s --hours 08:00-18:00
+  tombolo site link onprem cloud --limit 20MB/s --hours "mon-fri 08:00-18:00"
   tombolo site link onprem cloud --limit none
 
 Bandwidth is measured as transfers happen; this says what it is before that.";
@@ -35,7 +36,7 @@ pub struct LinkArgs {
     /// The most that transfers may take together, such as 20MB/s; none lifts it
     #[arg(long, value_parser = limit)]
     limit: Option<u64>,
-    /// When the limit holds, by the clock of the site that fetches, such as 08:00-18:00; always unless given
+    /// When the limit holds, by the clock of the site that fetches, such as 08:00-18:00 or mon-fri 08:00-18:00; always unless given
     #[arg(long, requires = "limit")]
     hours: Option<Hours>,
     /// The way back too
