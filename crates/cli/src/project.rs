@@ -73,12 +73,34 @@ impl Project {
     }
 }
 
+/// The project's directory that a path is in, and the path from there.
+fn around(path: &Path) -> Option<(&Path, &Path)> {
+    let dir = path.ancestors().skip(1).find(|dir| dir.join(FILE_NAME).is_file())?;
+    Some((dir, path.strip_prefix(dir).ok()?))
+}
+
+/// An error where the project around a directory to be made could not leave it out of its code.
+pub fn check_leaves_out(path: &Path) -> Result<(), Failure> {
+    let Ok(path) = std::path::absolute(path) else { return Ok(()) };
+    let Some((_, inner)) = around(&path) else { return Ok(()) };
+    let line = inner.to_str().map(|inner| format!("/{inner}"));
+    let understood = line.as_ref().is_some_and(|line| matches!(rule(line), Ok(Some(rule)) if rule == *line));
+    if understood && !inner.as_os_str().as_encoded_bytes().contains(&b'\n') {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{} is no place for data", path.display()))
+        .because(format!(
+            "it is in a project, whose {IGNORE_FILE} has no word for such a name: it would go out as code"
+        ))
+        .hint("name a directory without *, ?, [, ! and blanks at its ends, or one outside of the project"))
+}
+
 /// Has the project that a path is in leave it out of its code; the file that says so, if that was news. What was got
 /// from a site is data, and may be under rules that code is not.
 pub fn leave_out(path: &Path) -> Result<Option<PathBuf>, Failure> {
     let Ok(path) = path.canonicalize() else { return Ok(None) };
-    let Some(dir) = path.ancestors().skip(1).find(|dir| dir.join(FILE_NAME).is_file()) else { return Ok(None) };
-    let Some(inner) = path.strip_prefix(dir).ok().and_then(Path::to_str) else { return Ok(None) };
+    let Some((dir, inner)) = around(&path) else { return Ok(None) };
+    let Some(inner) = inner.to_str() else { return Ok(None) };
     let ignored = |rule: &String| {
         let rooted = rule.strip_prefix('/').is_some_and(|rule| Path::new(inner).starts_with(rule));
         rooted || inner.split('/').any(|part| part == rule)
@@ -197,6 +219,21 @@ mod tests {
         assert_eq!(rules[IGNORE_FOR_CODE.len()..], ["notes", "/got", "/deep/er"]);
         let elsewhere = tempfile::tempdir().unwrap();
         assert_eq!(leave_out(elsewhere.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_left_out_is_no_place_for_data() {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = |name: &str| check_leaves_out(&dir.path().join(name));
+        assert!(inside("out[1]").is_ok(), "there is no project around it");
+        std::fs::write(dir.path().join(FILE_NAME), "project: p\nstages: { a: { run: 'true' } }\n").unwrap();
+        for good in ["out", "deep/er", "with a blank", "ünï"] {
+            inside(good).unwrap();
+        }
+        for bad in ["out[1]", "why?", "not!", "all*", "blank ", "two\nlines"] {
+            let failure = inside(bad).unwrap_err();
+            assert!(failure.what.ends_with("is no place for data"), "{bad}: {failure}");
+        }
     }
 
     #[test]

@@ -56,6 +56,12 @@ pub async fn open(path: &Path, schema: &Schema) -> Result<(SqliteConnection, Sql
     Ok((writer, readers))
 }
 
+/// Another connection that writes, in place of the one that a failed transaction has left in doubt.
+pub async fn writer(path: &Path) -> Result<SqliteConnection, OpenError> {
+    let opened = SqliteConnection::connect_with(&options(path)).await;
+    opened.map_err(|error| unusable(path, reason(&error)))
+}
+
 /// Reads the header before SQLite opens the file, which might already change it (SQLite's file format, section
 /// 1.3). SQLite takes an empty file for a new database; here it is one that has lost its content.
 fn look(path: &Path, schema: &Schema) -> Result<(), OpenError> {

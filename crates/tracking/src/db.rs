@@ -1,6 +1,7 @@
 //! The database and its one writer, which takes all changes that wait into one transaction.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::{Connection, SqliteConnection, SqlitePool};
@@ -17,6 +18,8 @@ const SCHEMA: Schema = Schema {
 
 /// Changes that may wait for the writer; who comes later waits for room.
 const QUEUE_MAX: usize = 1024;
+/// How long after the database could not be opened it is tried again.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
 /// Changes in one transaction.
 const BATCH_MAX: usize = 256;
 
@@ -39,7 +42,7 @@ impl Db {
     pub async fn open(path: &Path) -> Result<Db, OpenError> {
         let (writer, readers) = tombolo_db::open(path, &SCHEMA).await?;
         let (changes, waiting) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(write(writer, waiting));
+        tokio::spawn(write(writer, path.to_owned(), waiting));
         Ok(Db { changes, readers })
     }
 
@@ -62,19 +65,35 @@ impl Db {
                 Changed { kept, answer: Box::new(answer) }
             })
         });
-        let gone = || Fault::new(Code::TemporarilyUnavailable, "the control plane is stopping");
+        let why = "it was not written: the database could not be written to, or the control plane is stopping";
+        let gone = || Fault::new(Code::TemporarilyUnavailable, why);
         self.changes.send(boxed).await.map_err(|_| gone())?;
         told.await.map_err(|_| gone())?
     }
 }
 
-async fn write(mut connection: SqliteConnection, mut waiting: mpsc::Receiver<Change>) {
+async fn write(mut connection: SqliteConnection, path: PathBuf, mut waiting: mpsc::Receiver<Change>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
         let mut answers = Vec::with_capacity(batch.len());
         let committed = transact(&mut connection, batch.drain(..), &mut answers).await;
+        let failed = committed.is_err();
         let committed = committed.map_err(|error| Fault::internal(&error));
         answers.into_iter().for_each(|answer| answer(committed.clone()));
+        if failed {
+            // What SQLite rolled back by itself, as when the disk is full, sqlx still counts as begun.
+            connection = anew(&path).await;
+        }
+    }
+}
+
+async fn anew(path: &Path) -> SqliteConnection {
+    loop {
+        match tombolo_db::writer(path).await {
+            Ok(connection) => return connection,
+            Err(error) => tracing::error!(%error, "what is tracked can't be written"),
+        }
+        tokio::time::sleep(OPEN_AGAIN).await;
     }
 }
 
@@ -96,4 +115,30 @@ async fn transact(
         sqlx::query("RELEASE change").execute(&mut *transaction).await?;
     }
     transaction.commit().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn run(db: &Db, sql: &'static str) -> Result<(), Fault> {
+        db.change(move |connection| {
+            Box::pin(async move {
+                sqlx::query(sql).execute(connection).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_was_full_is_written_to_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&dir.path().join("tracking.db")).await.unwrap();
+        run(&db, "CREATE TABLE filler (x)").await.unwrap();
+        // Of this connection, which is the writer's.
+        run(&db, "PRAGMA max_page_count = 1").await.unwrap();
+        run(&db, "INSERT INTO filler VALUES (zeroblob(10000000))").await.unwrap_err();
+        run(&db, "INSERT INTO filler VALUES (zeroblob(10000000))").await.unwrap();
+    }
 }

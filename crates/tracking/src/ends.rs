@@ -35,7 +35,7 @@ impl Tracking {
 
     /// Ends what still runs in name of these workloads, and remembers that events up to `event` were looked at.
     pub async fn follow(&self, ends: Vec<End>, event: i64) -> Result<(), Fault> {
-        const END: &str = "UPDATE runs SET status = ?, ended = coalesce(ended, ?) \
+        const END: &str = "UPDATE runs SET status = ?, ended = ? \
             WHERE owner = ? AND status IN ('RUNNING', 'SCHEDULED')";
         let change = self.db.change(move |connection| {
             Box::pin(async move {

@@ -119,33 +119,26 @@ pub async fn named(connection: &mut SqliteConnection, name: &str) -> Result<i64,
     let found = sqlx::query_scalar("SELECT id FROM experiments WHERE name = ?").bind(name.to_owned());
     match found.fetch_optional(&mut *connection).await? {
         Some(id) => Ok(id),
-        None => insert(connection, name, None).await,
+        None => insert(connection, name).await,
     }
 }
 
-async fn insert(connection: &mut SqliteConnection, name: &str, location: Option<String>) -> Result<i64, Fault> {
-    const INSERT: &str = "INSERT INTO experiments (name, artifact_location, created, updated) VALUES (?, ?, ?3, ?3) \
+async fn insert(connection: &mut SqliteConnection, name: &str) -> Result<i64, Fault> {
+    const INSERT: &str = "INSERT INTO experiments (name, artifact_location, created, updated) VALUES (?1, '', ?2, ?2) \
         ON CONFLICT (name) DO NOTHING RETURNING id";
-    let given = location.clone().unwrap_or_default();
-    let id = sqlx::query_scalar::<_, i64>(INSERT).bind(name.to_owned()).bind(given).bind(now());
-    let id = id.fetch_optional(&mut *connection).await?;
-    let id = id.ok_or_else(|| Fault::exists(format!("Experiment(name={name}) already exists.")))?;
-    if location.is_none() {
-        let location = format!("mlflow-artifacts:/{id}");
-        sqlx::query("UPDATE experiments SET artifact_location = ? WHERE id = ?")
-            .bind(location)
-            .bind(id)
-            .execute(connection)
-            .await?;
-    }
+    let id = sqlx::query_scalar::<_, i64>(INSERT).bind(name.to_owned()).bind(now()).fetch_optional(&mut *connection);
+    let exists = || Fault::exists(format!("Experiment(name={name}) already exists."));
+    let id = id.await?.ok_or_else(exists)?;
+    let location = sqlx::query("UPDATE experiments SET artifact_location = ? WHERE id = ?");
+    location.bind(format!("mlflow-artifacts:/{id}")).bind(id).execute(connection).await?;
     Ok(id)
 }
 
 impl Tracking {
     pub(crate) async fn create_experiment(self, access: Access, asked: Create) -> Result<Created, Fault> {
         let name = limits::experiment_name(asked.name)?;
-        let location = asked.artifact_location.filter(|location| !location.is_empty());
-        if location.as_ref().is_some_and(|location| !location.starts_with("mlflow-artifacts:")) {
+        // Also one of our own kind may name a host, to which clients would send files and their token.
+        if asked.artifact_location.is_some_and(|location| !location.is_empty()) {
             return Err(Fault::invalid(
                 "artifact_location can't be chosen here: artifacts stay at the site where they are made",
             ));
@@ -156,7 +149,7 @@ impl Tracking {
         }
         let change = self.db.change(move |connection| {
             Box::pin(async move {
-                let id = insert(connection, &name, location).await?;
+                let id = insert(connection, &name).await?;
                 for (key, value) in tags {
                     set_tag(connection, id, key, value).await?;
                 }

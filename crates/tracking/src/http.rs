@@ -24,7 +24,9 @@ const LISTS: [&str; 3] = ["experiment_ids", "run_ids", "order_by"];
 
 /// Whether a request only reads, so that a viewer may send it. Searches are long and come as POST.
 pub fn reads(method: &Method, path: &str) -> bool {
-    method == Method::GET || method == Method::HEAD || path.ends_with("/search") || path.ends_with("/search-datasets")
+    method == Method::GET
+        || method == Method::HEAD
+        || method == Method::POST && (path.ends_with("/search") || path.ends_with("/search-datasets"))
 }
 
 /// All routes, for whoever checks tokens; every request must bring an [`Access`] extension.

@@ -194,7 +194,7 @@ impl Tracking {
 
     async fn whole_models(&self, rows: &[SqliteRow]) -> Result<Vec<Model>, Fault> {
         const METRICS: &str = "SELECT m.run, m.key, m.value, m.nan, m.at, m.step, r.id, m.dataset, m.digest \
-            FROM metrics m JOIN runs r ON r.number = m.run WHERE m.model = ? ORDER BY m.at DESC LIMIT ?";
+            FROM metrics m JOIN runs r ON r.number = m.run WHERE m.model = ? AND m.model <> '' ORDER BY m.at DESC LIMIT ?";
         let mut models = Vec::with_capacity(rows.len());
         let mut places = HashMap::new();
         for row in rows {

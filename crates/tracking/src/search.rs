@@ -92,7 +92,7 @@ impl Subject {
             (Subject::Experiments, _) => {
                 Err(Fault::invalid("Invalid entity type. Experiments have attributes and tags"))
             }
-            (Subject::Models, Kind::Metric) => Ok("metrics x WHERE x.model = m.id"),
+            (Subject::Models, Kind::Metric) => Ok("metrics x WHERE x.model = m.id AND x.model <> ''"),
             (Subject::Models, Kind::Param) => Ok("model_params x WHERE x.model = m.number"),
             (Subject::Models, Kind::Tag) => Ok("model_tags x WHERE x.model = m.number"),
             (Subject::Models, _) => {
@@ -265,7 +265,12 @@ pub fn push_order(
                 let table = subject.table(kind)?;
                 let of = |sql: &mut QueryBuilder<Sqlite>, column: &'static str| {
                     sql.push("(SELECT ").push(column).push(" FROM ").push(table).push(" AND x.key = ");
-                    sql.push_bind(field.key.clone()).push(")");
+                    sql.push_bind(field.key.clone());
+                    // Of a model's points the newest counts; runs have theirs in a table of its own.
+                    if matches!(subject, Subject::Models) && kind == Kind::Metric {
+                        sql.push(" ORDER BY x.at DESC, x.step DESC, x.run LIMIT 1");
+                    }
+                    sql.push(")");
                 };
                 // Numbers, then what is none, then runs without.
                 if kind == Kind::Metric {

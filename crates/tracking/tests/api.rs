@@ -248,6 +248,13 @@ async fn what_is_wrong_is_said_in_mlflows_words() {
             "INVALID_PARAMETER_VALUE",
             "artifact_location",
         ),
+        (
+            "experiments/create",
+            json!({ "name": "x", "artifact_location": "mlflow-artifacts://127.0.0.1:1/x" }),
+            400,
+            "INVALID_PARAMETER_VALUE",
+            "artifact_location",
+        ),
         ("experiments/delete", json!({ "experiment_id": "0" }), 400, "INVALID_PARAMETER_VALUE", "default experiment"),
         ("registered-models/create", json!({ "name": "m" }), 404, "ENDPOINT_NOT_FOUND", "docs/mlflow.md"),
     ] {

@@ -4,12 +4,14 @@
 //! artifacts/<experiment>/<run>/artifacts/...
 //! artifacts/<experiment>/models/<model>/artifacts/...
 //! ```
-//! Who first writes into a run's or a model's directory owns it: a note beside the artifacts says so.
+//! Who first writes into a run's or a model's directory owns it: a note beside the artifacts says so. A workload's own run
+//! is the workload's whoever was there before. Only a placement that is alive has a say.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -22,7 +24,8 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
-use tombolo_core::WorkloadId;
+use tombolo_api::run_token::mlflow_run_id;
+use tombolo_core::{Epoch, WorkloadId};
 
 use super::{fault, root, who};
 
@@ -41,6 +44,22 @@ const LISTED_MAX: usize = 10_000;
 pub struct Keeper {
     pub dir: PathBuf,
     pub key: VerifyingKey,
+    /// Whether a placement at this site is alive.
+    pub live: Arc<dyn Fn(&WorkloadId, Epoch) -> bool + Send + Sync>,
+}
+
+impl Keeper {
+    /// The workload that asks; else the refusal.
+    fn who(&self, headers: &HeaderMap) -> Result<WorkloadId, Response> {
+        let token = who(headers, &self.key).ok_or_else(unauthenticated)?;
+        match (self.live)(&token.workload, token.epoch) {
+            true => Ok(token.workload),
+            false => {
+                let why = format!("{} runs no more as it did when it was given this token", token.workload);
+                Err(fault(StatusCode::FORBIDDEN, "PERMISSION_DENIED", &why))
+            }
+        }
+    }
 }
 
 pub fn router(keeper: Keeper) -> Router {
@@ -129,11 +148,15 @@ async fn no_parts() -> Response {
 }
 
 async fn list(State(keeper): State<Keeper>, headers: HeaderMap, Query(asked): Query<Listed>) -> Response {
-    if who(&headers, &keeper.key).is_none() {
-        return unauthenticated();
+    if let Err(refused) = keeper.who(&headers) {
+        return refused;
     }
     let Some(place) = place(&keeper.dir, &asked.path) else { return bad_path(&asked.path) };
     match read_dir(&place.path()) {
+        Ok(files) if files.len() > LISTED_MAX => {
+            let why = format!("the directory has more than {LISTED_MAX} entries, which is too many for one answer");
+            fault(StatusCode::BAD_REQUEST, "INVALID_PARAMETER_VALUE", &why)
+        }
         Ok(files) => axum::Json(Files { files }).into_response(),
         Err(error) => broken(&error),
     }
@@ -147,7 +170,7 @@ fn read_dir(dir: &Path) -> io::Result<Vec<FileInfo>> {
         Err(error) => return Err(error),
     };
     let mut files = Vec::new();
-    for entry in entries.take(LISTED_MAX) {
+    for entry in entries.take(LISTED_MAX + 1) {
         let entry = entry?;
         let (name, metadata) = (entry.file_name(), entry.metadata()?);
         let Some(name) = name.to_str().filter(|name| !name.ends_with(DRAFT)) else { continue };
@@ -159,7 +182,10 @@ fn read_dir(dir: &Path) -> io::Result<Vec<FileInfo>> {
 }
 
 async fn one(State(keeper): State<Keeper>, request: Request) -> Response {
-    let Some(workload) = who(request.headers(), &keeper.key) else { return unauthenticated() };
+    let workload = match keeper.who(request.headers()) {
+        Ok(workload) => workload,
+        Err(refused) => return refused,
+    };
     let encoded = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().trim_start_matches('/');
     let Some(path) = decoded(encoded) else { return bad_path(encoded) };
     let Some(place) = place(&keeper.dir, &path) else { return bad_path(&path) };
@@ -216,15 +242,16 @@ async fn keep(place: &Place, workload: &WorkloadId, body: Body) -> io::Result<Op
         return Ok(Some(refused));
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let mut draft_name = name.to_owned();
-    draft_name.push(format!(".{}{DRAFT}", std::process::id()));
-    let draft = dir.join(draft_name);
+    // Of its own each time: two may come for one name, and the last that is whole counts.
+    let draft = dir.join(format!("{:016x}{DRAFT}", getrandom::u64().map_err(io::Error::other)?));
     let written = receive(&draft, body).await;
     match written {
         Ok(Ok(())) => {
-            fs::rename(&draft, &path)?;
-            fs::File::open(dir)?.sync_all()?;
-            Ok(None)
+            let kept = fs::rename(&draft, dir.join(name)).and_then(|()| fs::File::open(dir)?.sync_all());
+            if kept.is_err() {
+                let _ = fs::remove_file(&draft);
+            }
+            kept.map(|()| None)
         }
         Ok(Err(refused)) => {
             let _ = fs::remove_file(&draft);
@@ -238,7 +265,7 @@ async fn keep(place: &Place, workload: &WorkloadId, body: Body) -> io::Result<Op
 }
 
 async fn receive(draft: &Path, body: Body) -> io::Result<Result<(), Response>> {
-    let mut file = tokio::fs::File::create(draft).await?;
+    let mut file = tokio::fs::File::create_new(draft).await?;
     let mut stream = body.into_data_stream();
     while let Some(piece) = stream.next().await {
         match piece {
@@ -265,8 +292,9 @@ fn own(home: &Path, workload: &WorkloadId) -> io::Result<Option<Response>> {
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let owner = fs::read_to_string(&note)?;
+            let its_own = home.file_name().is_some_and(|run| run == mlflow_run_id(workload).as_str());
             // A note without a name is one whose writer was killed.
-            if owner.is_empty() {
+            if owner.is_empty() || its_own && owner != workload.to_string() {
                 fs::write(&note, workload.to_string())?;
                 return Ok(None);
             }
@@ -318,11 +346,16 @@ mod tests {
 
     impl Site {
         async fn ask(&self, method: &str, path: &str, workload: Option<&str>, body: &str) -> (u16, String) {
+            self.ask_as(method, path, workload.map(|workload| (workload, Epoch(2))), body).await
+        }
+
+        async fn ask_as(&self, method: &str, path: &str, asks: Option<(&str, Epoch)>, body: &str) -> (u16, String) {
             let site = "here".parse().unwrap();
-            let keeper = Keeper { dir: self.dir.path().to_owned(), key: self.key.verifying_key() };
+            let live = Arc::new(|_: &WorkloadId, epoch| epoch == Epoch(2));
+            let keeper = Keeper { dir: self.dir.path().to_owned(), key: self.key.verifying_key(), live };
             let mut request = Request::builder().method(method).uri(path);
-            if let Some(workload) = workload {
-                let token = RunToken { site, workload: workload.parse().unwrap(), epoch: Epoch(1) }.sign(&self.key);
+            if let Some((workload, epoch)) = asks {
+                let token = RunToken { site, workload: workload.parse().unwrap(), epoch }.sign(&self.key);
                 request = request.header("authorization", format!("Bearer {token}"));
             }
             let request = request.body(Body::from(body.to_owned())).unwrap();
@@ -373,6 +406,51 @@ mod tests {
         }
         assert_eq!(site.ask("GET", &format!("{PREFIX}?path=../.."), me, "").await.0, 400);
         assert_eq!(fs::read_dir(site.dir.path()).unwrap().count(), 0, "nothing was made");
+    }
+
+    #[tokio::test]
+    async fn a_token_is_good_while_its_placement_lives() {
+        let site = site();
+        let file = format!("{PREFIX}/1/abc/artifacts/a");
+        assert_eq!(site.ask("PUT", &file, Some("p-1/train"), "x").await.0, 200);
+        for method in ["PUT", "GET", "DELETE"] {
+            let (status, why) = site.ask_as(method, &file, Some(("p-1/train", Epoch(1))), "y").await;
+            assert!(status == 403 && why.contains("runs no more"), "{method}: {status} {why}");
+        }
+        assert_eq!(site.ask("GET", &file, Some("p-1/train"), "").await, (200, "x".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn nobody_takes_the_run_of_another() {
+        let site = site();
+        let (me, other) = (Some("p-1/train"), Some("p-1/test"));
+        let file = format!("{PREFIX}/1/{}/artifacts/a", mlflow_run_id(&"p-1/train".parse().unwrap()));
+        assert_eq!(site.ask("PUT", &file, other, "theirs").await.0, 200);
+        assert_eq!(site.ask("PUT", &file, me, "mine").await.0, 200);
+        assert_eq!(site.ask("PUT", &file, other, "again").await.0, 403);
+        assert_eq!(site.ask("GET", &file, me, "").await, (200, "mine".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn what_comes_half_leaves_what_came_whole() {
+        let site = site();
+        let place = place(site.dir.path(), "1/abc/artifacts/a").unwrap();
+        let me = "p-1/train".parse().unwrap();
+        let (send, receive) = tokio::sync::mpsc::channel::<io::Result<&'static str>>(1);
+        let body = Body::from_stream(futures_util::stream::unfold(receive, |mut receive| async {
+            receive.recv().await.map(|piece| (piece, receive))
+        }));
+        let half = keep(&place, &me, body);
+        let whole = async {
+            send.send(Ok("half")).await.unwrap();
+            assert!(keep(&place, &me, Body::from("whole")).await.unwrap().is_none());
+            send.send(Err(io::Error::other("it breaks off"))).await.unwrap();
+            drop(send);
+        };
+        let (half, ()) = tokio::join!(half, whole);
+        assert!(half.unwrap().is_some(), "what broke off was refused");
+        assert_eq!(fs::read_to_string(place.path()).unwrap(), "whole");
+        assert_eq!(fs::read_dir(place.path().parent().unwrap()).unwrap().count(), 1, "no draft stays");
     }
 
     #[tokio::test]

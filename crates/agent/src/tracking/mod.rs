@@ -1,8 +1,8 @@
 //! What workloads log: an address of their own machine at which MLflow's clients find the control plane.
 //!
 //! Experiments, runs and numbers go on to the control plane, over the line that the agent holds anyway: no workload
-//! needs a way to it. Artifacts stay at the site ([`artifacts`]). With the line gone the answer is 503, on which
-//! MLflow's clients wait and ask again.
+//! needs a way to it. Artifacts stay at the site ([`artifacts`]). With the line gone a request waits here until it is
+//! back: MLflow's clients would give up within minutes, and with them the training.
 
 mod artifacts;
 
@@ -29,12 +29,21 @@ use tombolo_api::run_token::{Claimed, RunToken, mlflow_run_id};
 use tombolo_api::stream::Opening;
 use tombolo_core::{Epoch, SiteId, WorkloadId};
 
+use crate::shim::placement::Placement;
+
 /// In the site's directory: the port, which workloads that outlive their agent go on to use.
 const PORT_FILE: &str = "tracking.port";
 /// In the site's directory.
 const ARTIFACTS_DIR: &str = "artifacts";
 /// Requests that are under way to the control plane; who comes later waits. Far below what a line carries at once.
 const CALLS_MAX: usize = 64;
+/// Requests that wait for the line; one that comes later is answered 503, on which clients wait and ask again.
+const HELD_MAX: usize = 512;
+/// How long a request waits for the line, and how long clients are told to wait for an answer.
+const HELD_FOR: Duration = Duration::from_secs(55 * 60);
+const CLIENTS_WAIT_SECONDS: u64 = 3_600;
+/// How often clients ask again; the most that MLflow's take.
+const CLIENTS_TRIES: u64 = 10;
 /// How long the control plane may take to answer; it gives up after 60 s itself.
 const ANSWER_WITHIN: Duration = Duration::from_secs(75);
 
@@ -54,6 +63,8 @@ impl Address {
             ("MLFLOW_TRACKING_URI", format!("http://{}", self.at)),
             (TOKEN_VARIABLE, token.sign(&self.key)),
             ("MLFLOW_RUN_ID", mlflow_run_id(workload)),
+            ("MLFLOW_HTTP_REQUEST_TIMEOUT", CLIENTS_WAIT_SECONDS.to_string()),
+            ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", CLIENTS_TRIES.to_string()),
         ];
         variables.map(|(name, value)| (name.to_owned(), value)).into()
     }
@@ -68,6 +79,7 @@ pub const URI_VARIABLE: &str = "MLFLOW_TRACKING_URI";
 struct Proxy {
     line: watch::Receiver<Option<Connection>>,
     calls: Arc<Semaphore>,
+    held: Arc<Semaphore>,
 }
 
 /// Serves for as long as the process lives.
@@ -79,8 +91,15 @@ pub async fn serve(
 ) -> io::Result<Address> {
     let listener = listen(&site_dir.join(PORT_FILE)).await?;
     let address = Address { site, at: listener.local_addr()?, key: key.clone() };
-    let keeper = artifacts::Keeper { dir: site_dir.join(ARTIFACTS_DIR), key: key.verifying_key() };
-    let proxy = Proxy { line, calls: Arc::new(Semaphore::new(CALLS_MAX)) };
+    let work = site_dir.to_owned();
+    let live = Arc::new(move |workload: &WorkloadId, epoch| {
+        Placement::of(&work, workload, epoch).is_locked().unwrap_or_else(|error| {
+            tracing::warn!(%workload, %error, "whether a placement is alive can't be seen");
+            false
+        })
+    });
+    let keeper = artifacts::Keeper { dir: site_dir.join(ARTIFACTS_DIR), key: key.verifying_key(), live };
+    let proxy = Proxy { line, calls: Arc::new(Semaphore::new(CALLS_MAX)), held: Arc::new(Semaphore::new(HELD_MAX)) };
     let router = Router::new().fallback(forward).with_state(proxy).merge(artifacts::router(keeper));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -106,13 +125,26 @@ async fn listen(file: &Path) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
+impl Proxy {
+    /// The line, once there is one; None where too many wait already, or for too long.
+    async fn connection(&self) -> Option<Connection> {
+        let mut line = self.line.clone();
+        if let Some(connection) = line.borrow_and_update().clone() {
+            return Some(connection);
+        }
+        let _held = self.held.try_acquire().ok()?;
+        let back = tokio::time::timeout(HELD_FOR, line.wait_for(Option::is_some)).await;
+        back.ok()?.ok()?.clone()
+    }
+}
+
 /// One request to the control plane, on a stream of its own.
 async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
     let away = |why: &str| fault(StatusCode::SERVICE_UNAVAILABLE, "TEMPORARILY_UNAVAILABLE", why);
-    let Ok(_place) = proxy.calls.clone().acquire_owned().await else { return away("the agent is stopping") };
-    let Some(connection) = proxy.line.borrow().clone() else {
+    let Some(connection) = proxy.connection().await else {
         return away("the control plane can't be reached now; what was logged is to be sent again");
     };
+    let Ok(_place) = proxy.calls.clone().acquire_owned().await else { return away("the agent is stopping") };
     match tokio::time::timeout(ANSWER_WITHIN, call(&connection, request)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => away(&format!("the control plane did not answer: {error}")),
@@ -149,12 +181,12 @@ fn fault(status: StatusCode, code: &str, message: &str) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// The workload that asks, by a token that this site has signed.
-fn who(headers: &HeaderMap, key: &VerifyingKey) -> Option<WorkloadId> {
+/// The placement that asks, by a token that this site has signed.
+fn who(headers: &HeaderMap, key: &VerifyingKey) -> Option<RunToken> {
     let given = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (_, token) = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))?;
     let claimed = Claimed::read(token.trim())?;
-    claimed.check(key).then_some(claimed.claim.workload)
+    claimed.check(key).then_some(claimed.claim)
 }
 
 /// Where everything of a site's runs and models is kept.

@@ -44,6 +44,7 @@ pub struct Get {
 
 pub async fn run(session: &Session, mut args: Get) -> Result<(), Failure> {
     args.name = args.name.at(args.at.take())?;
+    project::check_leaves_out(&args.dest)?;
     let info = find(session, &args.name).await?;
     if let Some(checked) = info.facts.checked.as_ref().filter(|checked| checked.failed()) {
         eprintln!("warning: {} failed its expectations: {checked}", args.name);

@@ -1,6 +1,7 @@
 //! The demo's processes: one control plane, one agent a site, each as a user would start it.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -28,14 +29,16 @@ pub struct Processes {
     children: Vec<(String, Child)>,
     /// What the demo's own control plane has written down, once it serves.
     context: Option<Context>,
+    /// Locked for as long as the demo lives.
+    _marker: File,
 }
 
 impl Processes {
     pub async fn start(home: &Home, dir: &Path) -> Result<Processes, Failure> {
         let program = std::env::current_exe()
             .map_err(|error| Failure::system("this program can't find itself").because(error))?;
-        clear(dir)?;
-        let mut processes = Processes { program, children: Vec::new(), context: None };
+        let marker = clear(dir)?;
+        let mut processes = Processes { program, children: Vec::new(), context: None, _marker: marker };
         let started = processes.start_all(home, dir).await;
         match started {
             Ok(()) => Ok(processes),
@@ -181,8 +184,8 @@ async fn stop_runs(session: &Session) -> Result<(), Failure> {
     }
 }
 
-/// An earlier demo's directory, without its environments.
-fn clear(dir: &Path) -> Result<(), Failure> {
+/// An earlier demo's directory, without its environments; nobody else's while the file lives that is answered.
+fn clear(dir: &Path) -> Result<File, Failure> {
     let unusable = |error: std::io::Error| Failure::system(format!("{} can't be used", dir.display())).because(error);
     let marker = dir.join(".tombolo-demo");
     if dir.exists() && !marker.exists() && std::fs::read_dir(dir).map_err(unusable)?.next().is_some() {
@@ -191,7 +194,13 @@ fn clear(dir: &Path) -> Result<(), Failure> {
             .hint("give it an empty or a new one with --dir"));
     }
     std::fs::create_dir_all(dir).map_err(unusable)?;
-    std::fs::write(&marker, "This directory is emptied by `tombolo demo`.\n").map_err(unusable)?;
+    let mut lock = File::options().create(true).truncate(false).write(true).open(&marker).map_err(unusable)?;
+    if lock.try_lock().is_err() {
+        return Err(Failure::usage(format!("a demo is running in {}", dir.display()))
+            .because("the demo empties its directory, and would take the other's from under it")
+            .hint("end that one with Ctrl-C, or give this one a directory of its own with --dir"));
+    }
+    lock.write_all(b"This directory is emptied by `tombolo demo`.\n").map_err(unusable)?;
     for entry in std::fs::read_dir(dir).map_err(unusable)? {
         let path = entry.map_err(unusable)?.path();
         let site = SITES.iter().any(|site| path.file_name().is_some_and(|name| name == site.name));
@@ -206,7 +215,7 @@ fn clear(dir: &Path) -> Result<(), Failure> {
             remove(&path).map_err(unusable)?;
         }
     }
-    Ok(())
+    Ok(lock)
 }
 
 fn remove(path: &Path) -> std::io::Result<()> {
