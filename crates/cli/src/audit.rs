@@ -25,6 +25,7 @@ pub async fn run(global: &Global, args: Audit) -> Result<(), Failure> {
     let mut entries: Vec<AuditEntry> = session.up_to("/v1/audit", args.limit).await?;
     entries.truncate(args.limit);
     match session.output {
+        Output::Text if entries.is_empty() => eprintln!("nobody has changed anything yet, and nothing was refused"),
         Output::Text => render::text(&list(&entries)),
         Output::Json => render::json(&entries),
     }

@@ -111,13 +111,17 @@ async fn from_site(global: &Global, args: Logs) -> Result<(), Failure> {
 
 async fn one(session: &Session, workload: &WorkloadId, request: &LogRequest) -> Result<(), Failure> {
     if session.output == Output::Json {
-        return json_lines(&session.client, workload, request).await;
+        return json_lines(&session.client, workload, request).await.map(drop);
     }
     let printer = Printer { bar: None, prefix: None, aside: false, hints: true };
-    tokio::select! {
-        done = print(&session.client, workload, request, &printer) => done,
-        _ = tokio::signal::ctrl_c() => Ok(()),
+    let printed = tokio::select! {
+        printed = print(&session.client, workload, request, &printer) => printed?,
+        _ = tokio::signal::ctrl_c() => return Ok(()),
+    };
+    if printed == 0 {
+        eprintln!("{workload} has printed nothing{}", request.within());
     }
+    Ok(())
 }
 
 /// Every stage's log: one after the other, or all at once where they are followed.
@@ -126,7 +130,7 @@ async fn whole(session: &Session, run: &RunId, request: &LogRequest) -> Result<(
     let width = view.workloads.iter().map(|workload| workload.name.len()).max().unwrap_or(0);
     let printer = Printer { bar: None, prefix: Some(width), aside: false, hints: true };
     let mut followed = Vec::new();
-    let mut done = Ok(());
+    let mut done = Ok(0);
     for stage in view.workloads.iter().filter(|stage| stage.epoch > 0) {
         let name = Name::new(stage.name.as_str()).map_err(|fault| Failure::system(fault.to_string()))?;
         let workload = WorkloadId::new(run.clone(), name);
@@ -139,18 +143,23 @@ async fn whole(session: &Session, run: &RunId, request: &LogRequest) -> Result<(
         }
     }
     let all = followed.iter().map(|workload| print(&session.client, workload, request, &printer));
-    tokio::select! {
-        all = futures_util::future::join_all(all) => all.into_iter().fold(done, after),
-        _ = tokio::signal::ctrl_c() => Ok(()),
+    let printed = tokio::select! {
+        all = futures_util::future::join_all(all) => all.into_iter().fold(done, after)?,
+        _ = tokio::signal::ctrl_c() => return Ok(()),
+    };
+    if printed == 0 && session.output == Output::Text {
+        eprintln!("nothing of {run} has printed anything{}; `tombolo ps {run}` shows its stages", request.within());
     }
+    Ok(())
 }
 
 /// A log that can't be read hides no other: what was wrong before is told now, and what is wrong last at the end.
-fn after(before: Result<(), Failure>, now: Result<(), Failure>) -> Result<(), Failure> {
+/// Otherwise, how many lines there were.
+fn after(before: Result<u64, Failure>, now: Result<u64, Failure>) -> Result<u64, Failure> {
     if let (Err(failure), Err(_)) = (&before, &now) {
         eprint!("{failure}");
     }
-    now.and(before)
+    Ok(now? + before?)
 }
 
 #[derive(Debug, Clone, Default)]
@@ -163,6 +172,11 @@ pub struct LogRequest {
 }
 
 impl LogRequest {
+    /// Words for what is asked, where that is not all.
+    fn within(&self) -> &'static str {
+        if self.since.is_some() { " in that time" } else { "" }
+    }
+
     fn path(&self, workload: &WorkloadId) -> String {
         let mut query = format!("follow={}", self.follow);
         let parts = [
@@ -230,17 +244,17 @@ impl Printer {
     }
 }
 
-/// Prints a workload's log. A stream that breaks is taken up where it broke.
+/// Prints a workload's log; how many lines it had. A stream that breaks is taken up where it broke.
 pub async fn print(
     client: &Client,
     workload: &WorkloadId,
     request: &LogRequest,
     printer: &Printer,
-) -> Result<(), Failure> {
+) -> Result<u64, Failure> {
     read(client, workload, request, |line| printer.line(workload, line)).await
 }
 
-async fn json_lines(client: &Client, workload: &WorkloadId, request: &LogRequest) -> Result<(), Failure> {
+async fn json_lines(client: &Client, workload: &WorkloadId, request: &LogRequest) -> Result<u64, Failure> {
     read(client, workload, request, |line| json_line(workload, line)).await
 }
 
@@ -256,7 +270,8 @@ async fn read(
     workload: &WorkloadId,
     request: &LogRequest,
     mut each: impl FnMut(&LogLine),
-) -> Result<(), Failure> {
+) -> Result<u64, Failure> {
+    let mut lines = 0;
     let mut request = request.clone();
     let mut place = Place::default();
     let mut retries = 0;
@@ -267,12 +282,13 @@ async fn read(
         let done = client.events(&path, |line: LogLine| {
             if place.is_new(&line) {
                 came = true;
+                lines += 1;
                 each(&line);
             }
             true
         });
         match done.await {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(lines),
             Err(ClientError::Broken(_) | ClientError::Unreachable { .. })
                 if retries < RETRIES_MAX && place.last > 0 => {}
             // Its site is away for a while.

@@ -42,9 +42,6 @@ pub async fn run(session: &Session, args: Show) -> Result<(), Failure> {
     }
     if name.which.is_none() {
         match (Named::find(session, &name).await?, session.output) {
-            (Named::Dataset(versions), Output::Text) if versions.is_empty() => {
-                eprintln!("{name} has no version any more; `tombolo data show {name} --removed` lists what it had");
-            }
             (Named::Dataset(versions), Output::Text) => render::text(&version_table(&versions)),
             (Named::Dataset(versions), Output::Json) => render::json(&versions),
             (Named::Output(outputs), Output::Text) => render::text(&output_table(&outputs, false)),

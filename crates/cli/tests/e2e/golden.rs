@@ -141,9 +141,19 @@ fn golden_sessions_where_there_is_nothing_yet() {
     let world = World::start();
     std::fs::create_dir(world.path("projects")).unwrap();
     let mut session = Session::new(&world, "Listings of a control plane that was just started.");
-    for line in
-        ["ps", "ps --all", "logs", "data ls", "data ls --outputs", "site ls", "secret ls", "data verify", "data gc"]
-    {
+    for line in [
+        "ps",
+        "ps --all",
+        "logs",
+        "data ls",
+        "data ls --outputs",
+        "site ls",
+        "secret ls",
+        "data verify",
+        "data gc",
+        "token ls",
+        "audit",
+    ] {
         session.run(&format!("tombolo {line}"));
     }
     for line in ["ps", "ps --all", "data ls", "data ls --outputs", "site ls", "secret ls", "data verify", "data gc"] {
@@ -183,6 +193,7 @@ fn runs(world: &World) {
 fn data(world: &World) {
     let mut session = Session::new(world, "Datasets, their versions, and what runs have made.");
     std::fs::write(world.path("projects/more.csv"), "zone,fare\na,4\na,7\nb,11\nc,2\n").unwrap();
+    std::fs::write(world.path("projects/once.csv"), "zone,fare\nd,4\n").unwrap();
     session.run("tombolo data add raw more.csv --keep-at onprem");
     session.run("tombolo data add raw more.csv --keep-at onprem --output json");
     session.run("tombolo data ls");
@@ -207,8 +218,14 @@ fn data(world: &World) {
     session.run("tombolo data show raw --removed");
     session.run("tombolo data restore raw@v1");
     session.run("tombolo data add once more.csv");
+    session.run("tombolo data add once once.csv");
     session.run("tombolo data rm once@v1");
     session.run("tombolo data show once");
+    session.run("tombolo data where once");
+    session.run("tombolo data prune once --keep tagged");
+    session.run("tombolo data ls --outputs --project nosuch");
+    session.run("tombolo data show once --removed");
+    session.run("tombolo data show raw --removed");
     session.run("tombolo data show raw@v9");
     session.run("tombolo data verify --site onprem");
     session.run("tombolo data verify --site onprem --output json");
@@ -223,6 +240,11 @@ fn failures(world: &World) {
     session.run("tombolo logs flaky/second");
     session.run("tombolo retry flaky");
     session.run("tombolo ps flaky");
+    session.run("tombolo run flaky");
+    session.run("tombolo plan flaky-2");
+    session.run("tombolo logs flaky-2");
+    session.run("tombolo logs flaky-2/second");
+    session.run("tombolo retry flaky-2");
     session.run("tombolo run hollow");
     session.run("tombolo ps hollow");
     session.run("tombolo logs hollow/empty");

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tombolo_api::stream::{Call, LogLine, LogQuery, Said};
 use tombolo_api::wire::LogParams;
 use tombolo_core::residency::Residency;
+use tombolo_core::workload;
 use tombolo_core::world::{WorkloadRecord, read_by};
 use tombolo_core::{Name, RunId, SiteId, Timestamp, WorkloadId};
 
@@ -46,7 +47,7 @@ pub(super) async fn follow(
     let record = workloads::found(&shared, &id).await?;
     let (epoch, site) = views::attempt_at(&record, query.epoch).ok_or_else(|| match query.epoch {
         Some(epoch) => Fault::not_found(format!("{id} has no attempt {epoch}")),
-        None => Fault::conflict("not-started", format!("{id} has no log yet: it is {}", record.state.word())),
+        None => without_log(&record),
     })?;
     let rule = Rule::of(&shared, &record).await?;
     if let Some(dataset) = rule.stay {
@@ -70,6 +71,20 @@ pub(super) async fn follow(
         Said::Progress(_) | Said::Done(_) | Said::Failed(_) => None,
     }));
     Ok(response)
+}
+
+/// It was at no site.
+fn without_log(record: &WorkloadRecord) -> Fault {
+    let WorkloadRecord { id, state, .. } = record;
+    let fault = |title: String| Fault::conflict("not-started", title);
+    match state {
+        workload::State::Succeeded { cached: true, .. } => {
+            fault(format!("{id} has no log: it was not run again, as nothing has changed"))
+                .hint("one of the earlier runs ran it: `tombolo ps --all` lists them")
+        }
+        state => fault(format!("{id} has no log yet: it is {}", state.word()))
+            .hint(format!("`tombolo ps {}` shows what it waits for", id.run)),
+    }
 }
 
 /// Under which rules a workload's log is, by those of what it reads.
