@@ -45,18 +45,20 @@ pub struct Keeper {
     pub dir: PathBuf,
     pub key: VerifyingKey,
     /// Whether a placement at this site is alive.
-    pub live: Arc<dyn Fn(&WorkloadId, Epoch) -> bool + Send + Sync>,
+    pub live: Live,
 }
+
+pub type Live = Arc<dyn Fn(&WorkloadId, Epoch) -> bool + Send + Sync>;
 
 impl Keeper {
     /// The workload that asks; else the refusal.
-    fn who(&self, headers: &HeaderMap) -> Result<WorkloadId, Response> {
-        let token = who(headers, &self.key).ok_or_else(unauthenticated)?;
+    fn who(&self, headers: &HeaderMap) -> Result<WorkloadId, Box<Response>> {
+        let token = who(headers, &self.key).ok_or_else(|| Box::new(unauthenticated()))?;
         match (self.live)(&token.workload, token.epoch) {
             true => Ok(token.workload),
             false => {
                 let why = format!("{} runs no more as it did when it was given this token", token.workload);
-                Err(fault(StatusCode::FORBIDDEN, "PERMISSION_DENIED", &why))
+                Err(Box::new(fault(StatusCode::FORBIDDEN, "PERMISSION_DENIED", &why)))
             }
         }
     }
@@ -149,7 +151,7 @@ async fn no_parts() -> Response {
 
 async fn list(State(keeper): State<Keeper>, headers: HeaderMap, Query(asked): Query<Listed>) -> Response {
     if let Err(refused) = keeper.who(&headers) {
-        return refused;
+        return *refused;
     }
     let Some(place) = place(&keeper.dir, &asked.path) else { return bad_path(&asked.path) };
     match read_dir(&place.path()) {
@@ -184,7 +186,7 @@ fn read_dir(dir: &Path) -> io::Result<Vec<FileInfo>> {
 async fn one(State(keeper): State<Keeper>, request: Request) -> Response {
     let workload = match keeper.who(request.headers()) {
         Ok(workload) => workload,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let encoded = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().trim_start_matches('/');
     let Some(path) = decoded(encoded) else { return bad_path(encoded) };
