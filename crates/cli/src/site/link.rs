@@ -17,7 +17,7 @@ Examples:
   tombolo site link onprem cloud --bandwidth 100MB/s --latency 40ms
   tombolo site link onprem cloud --bandwidth 100MB/s --both
   tombolo site link onprem cloud --limit 20MB/s --hours 08:00-18:00
-  tombolo site link onprem cloud --limit 20MB/s --hours 'mon-fri 08:00-18:00'
+  tombolo site link onprem cloud --limit 20MB/s --hours \"mon-fri 08:00-18:00\"
   tombolo site link onprem cloud --limit none
 
 Bandwidth is measured as transfers happen; this says what it is before that.";
