@@ -55,7 +55,8 @@ fn failed(shim: &Shim, error: &ConnectError) -> Ran {
     if let Some(cause) = std::error::Error::source(error) {
         text = format!("{text}: {cause}");
     }
-    shim.log.say(&text);
+    // On one line: the outcome has no room for it, and whoever follows a run is shown the outcome's hint alone.
+    shim.log.say(&text.replace("\nhint: ", "; hint: "));
     let end = if error.is_no_space() { End::NoSpace(text) } else { End::Code(1) };
     Ran { end, ..Ran::default() }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use tombolo_core::VersionId;
 
@@ -14,9 +14,6 @@ use crate::index::PackId;
 use crate::lease::Lease;
 use crate::pack::{self, PackWriter, sync_dir};
 use crate::seal::{Purpose, SEAL_BYTES};
-
-/// Manifests that are longer are written anew rather than read.
-const COMPARED_BYTES_MAX: usize = 4 << 20;
 
 impl Store {
     pub(crate) fn bucket(&self) -> Option<&Arc<Bucket>> {
@@ -50,12 +47,6 @@ impl Store {
         encoded: &[u8],
         looked: Instant,
     ) -> Result<bool, DataError> {
-        if self.is_written(version, encoded.len()) {
-            // Whoever wrote them may not have come to this yet.
-            sync_dir(&self.path(&["packs"]))?;
-            sync_dir(&self.path(&["manifests"]))?;
-            return Ok(true);
-        }
         let bytes = self.manifest_form(version, encoded)?;
         let Some(bucket) = &self.inner.bucket else {
             // A pack of another writer may be seen before its name is durable.
@@ -83,15 +74,6 @@ impl Store {
         let length = bytes.len().saturating_sub(SEAL_BYTES) as u64;
         let opened = key.open(Purpose::Manifest, &version.0.0, length, bytes);
         opened.map_err(|reason| DataError::CorruptManifest { version, reason })
-    }
-
-    /// Whether a directory has the manifest already, whole. It is young again then, as gc goes by its age.
-    fn is_written(&self, version: VersionId, bytes: usize) -> bool {
-        let touch = || File::open(self.path(&["manifests", &version.to_string()]))?.set_modified(SystemTime::now());
-        self.inner.bucket.is_none()
-            && bytes <= COMPARED_BYTES_MAX
-            && self.manifest_bytes(version).is_ok()
-            && touch().is_ok()
     }
 
     /// A pack's file, as it lies where the store is; None where it is gone.
