@@ -40,12 +40,17 @@ pub(super) async fn add(
     check::bytes(value.bytes)?;
     check::bytes(value.files)?;
     let (asked, site, version) = (shared.clone(), value.site.clone(), value.version);
-    let claimed = async move { is_not_denied(&asked, &site, version).await };
+    let denied = async move { Ok(denial(&asked, &site, version).await) };
     Create::new(caller, key, &hash)
-        .perform(shared, claimed, move |world, now, caller, ()| {
+        .perform(shared, denied, move |world, now, caller, denied| {
             let NewVersion { version, bytes, files, site, dataset, residency, facts, sketch } = value;
             if world.sites.get(&site).is_some_and(|site| site.revoked) {
                 return Err(Fault::conflict("revoked", format!("the site {site} is revoked")));
+            }
+            // What may not be there is refused as that, whether it is there or not.
+            world.residency_added(version, &residency, &site)?;
+            if let Some(denied) = denied {
+                return Err(denied);
             }
             let (given, replicas) = Default::default();
             let facts = facts.bounded();
@@ -66,14 +71,14 @@ pub(super) async fn add(
 
 /// Whoever may add data may name any site, so the site is asked. One that is away or slow is believed to have it until it
 /// tells all that it has, which it does whenever it connects.
-async fn is_not_denied(shared: &Shared, site: &SiteId, version: VersionId) -> Result<(), Fault> {
+async fn denial(shared: &Shared, site: &SiteId, version: VersionId) -> Option<Fault> {
     let asked = tokio::time::timeout(CONFIRMED_WITHIN, sites::whole(shared, site, Call::Has { version }));
     match asked.await {
         Ok(Ok(serde_json::Value::Bool(false))) => {
             let title = format!("{site} says that it does not have version {}", version.short());
-            Err(Fault::conflict("no-replica", title).hint("`tombolo data add` puts data into a site's store first"))
+            Some(Fault::conflict("no-replica", title).hint("`tombolo data add` puts data into a site's store first"))
         }
-        Ok(Ok(_) | Err(_)) | Err(_) => Ok(()),
+        Ok(Ok(_) | Err(_)) | Err(_) => None,
     }
 }
 

@@ -285,15 +285,7 @@ impl World {
     /// A version that is at a site. Bytes that are known already keep every rule that they are under: the
     /// same bytes under a second name don't get out by it.
     pub fn add_version(&mut self, id: VersionId, record: VersionRecord, site: &SiteId) -> Result<(), Refusal> {
-        let place = self.sites.get(site).ok_or_else(|| Refusal::NoSite(site.clone()))?;
-        let old = self.versions.get(&id).or_else(|| self.forgotten.get(&id));
-        let residency = match old {
-            Some(old) => old.residency.and(&record.residency),
-            None => record.residency.clone(),
-        };
-        if let Some(rule) = residency.forbids(site, &place.info.labels) {
-            return Err(Refusal::Residency { version: id, site: site.clone(), rule: format!("keep at {rule}") });
-        }
+        let residency = self.residency_added(id, &record.residency, site)?;
         let (given, facts) = (record.residency.clone(), record.facts.clone());
         let forgotten = self.forgotten.get(&id).map(|old| old.residency.clone()).unwrap_or_default();
         let entry = self.versions.entry(id).or_insert_with(|| VersionRecord { given: forgotten, ..record });
@@ -304,6 +296,20 @@ impl World {
         self.changes.versions.insert(id);
         self.planned.stale = true;
         Ok(())
+    }
+
+    /// The rules that a version would have if it were added at a site under these; refused where they forbid that.
+    pub fn residency_added(&self, id: VersionId, given: &Residency, site: &SiteId) -> Result<Residency, Refusal> {
+        let place = self.sites.get(site).ok_or_else(|| Refusal::NoSite(site.clone()))?;
+        let old = self.versions.get(&id).or_else(|| self.forgotten.get(&id));
+        let residency = match old {
+            Some(old) => old.residency.and(given),
+            None => given.clone(),
+        };
+        match residency.forbids(site, &place.info.labels) {
+            Some(rule) => Err(Refusal::Residency { version: id, site: site.clone(), rule: format!("keep at {rule}") }),
+            None => Ok(residency),
+        }
     }
 
     /// A version that nobody names any more. It stays, where a live run reads, made or may resume from it.
