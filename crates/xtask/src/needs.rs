@@ -42,6 +42,12 @@ const NEEDS: &[Need] = &[
         packages: &["iproute2"],
     },
     Need {
+        name: "strace",
+        why: "what a power cut may leave of a store is told from its system calls",
+        probe: &["strace", "--version"],
+        packages: &["strace"],
+    },
+    Need {
         name: "PostgreSQL's server",
         why: "imports are tested against a real one",
         probe: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb"],

@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::SystemTime;
 
 use super::form::{FORMAT_BYTES_MAX, Form};
 use super::{DIRS, StoreOptions, write_synced};
@@ -69,13 +69,13 @@ pub(super) fn prepare(dir: &Path, options: &StoreOptions, form: Form) -> Result<
 }
 
 fn make(dir: &Path, options: &StoreOptions, form: Form) -> Result<(), DataError> {
-    let began = SystemTime::now();
     std::fs::create_dir_all(dir).at("can't create", dir)?;
     // Of two who make it at once, each with a key, only one may believe that its key is the store's.
     let _turn = lease::exclusive(&dir.join("format.lock"))?;
     if let Some(found) = form_of(dir)? {
         return found.expect(form, dir.display());
     }
+    sync_above(dir)?;
     // The format comes last but for the directories, which every opening makes anew where they are missing.
     let tmp = dir.join(format!("format.{}", std::process::id()));
     if let Some(bucket) = &options.bucket {
@@ -84,15 +84,24 @@ fn make(dir: &Path, options: &StoreOptions, form: Form) -> Result<(), DataError>
     }
     write_synced(&tmp, form.text(FORMAT_KIND).as_bytes())?;
     std::fs::rename(&tmp, dir.join(FORMAT_FILE)).at("can't rename", &tmp)?;
-    // The directory's own name, and those above it that were made with it.
-    for above in dir.ancestors().skip(1).take_while(|above| !above.as_os_str().is_empty()) {
+    Ok(())
+}
+
+/// Makes the directory's own name durable, and those of the directories above it, which may have been made with it or by
+/// somebody who was killed right after.
+fn sync_above(dir: &Path) -> Result<(), DataError> {
+    let device = |path: &Path| path.metadata().map(|metadata| metadata.dev()).at("can't look at", path);
+    let dir = dir.canonicalize().at("can't look at", dir)?;
+    let here = device(&dir)?;
+    for above in dir.ancestors().skip(1) {
+        // Where a file system is mounted is nothing that it keeps.
+        if device(above)? != here {
+            break;
+        }
         match sync_dir(above) {
             // One that may be entered and not read is somebody else's to make durable.
             Err(DataError::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {}
             synced => synced?,
-        }
-        if above.metadata().is_ok_and(|meta| meta.created().is_ok_and(|at| at < began)) {
-            break;
         }
     }
     Ok(())
