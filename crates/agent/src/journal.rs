@@ -224,11 +224,11 @@ mod tests {
     /// Something happens to the workload: each call changes its entry.
     fn change(journal: &mut Journal, number: usize, epoch: u64) {
         let assignment = Assignment { workload: workload(number), epoch: Epoch(epoch), intent: Intent::Stop };
-        journal.desired(&Desired { assignments: vec![assignment], settled: vec![] }, NOW);
+        journal.desired(&Desired { assignments: vec![assignment], ..Desired::default() }, NOW);
     }
 
     fn settle(journal: &mut Journal, number: usize, epoch: u64) {
-        journal.desired(&Desired { assignments: vec![], settled: vec![(workload(number), Epoch(epoch))] }, NOW);
+        journal.desired(&Desired { settled: vec![(workload(number), Epoch(epoch))], ..Desired::default() }, NOW);
     }
 
     fn save(file: &mut JournalFile, journal: &mut Journal) {

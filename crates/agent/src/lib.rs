@@ -7,6 +7,7 @@ pub mod answer;
 pub mod cgroup;
 mod clock;
 pub mod config;
+mod copies;
 mod encryption;
 pub mod fetch;
 mod holds;

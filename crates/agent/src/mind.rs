@@ -9,12 +9,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tombolo_api::stream::{Down, HEARTBEAT, Up};
 use tombolo_core::journal::{Action, Journal};
-use tombolo_core::sync::{Finish, Intent, Observed, Order, Outcome, Phase, Replicas, Report, TransferSeen};
+use tombolo_core::sync::{
+    Copied, Finish, Intent, Observed, Order, Outcome, Phase, Replicas, Report, StateCopy, TransferSeen,
+};
 use tombolo_core::{Epoch, Millis, Name, VersionId, WorkloadId};
 
 use crate::AgentError;
 use crate::clock;
 use crate::config::io;
+use crate::copies;
 use crate::fetch::Fetcher;
 use crate::host::HostDriver;
 use crate::journal::{self, JournalFile};
@@ -43,6 +46,7 @@ pub enum Wake {
     Down(Box<Down>),
     Seen(WorkloadId, Epoch, Phase),
     Fetched(TransferSeen),
+    Copied(Copied),
 }
 
 pub struct Mind {
@@ -59,6 +63,11 @@ pub struct Mind {
     without_secrets: BTreeSet<(WorkloadId, Epoch)>,
     /// Placements that are being prepared, with what stops the preparation.
     starting: BTreeMap<(WorkloadId, Epoch), CancellationToken>,
+    /// Placements that are made ready for later, with what stops that.
+    preparing: BTreeMap<(WorkloadId, Epoch), CancellationToken>,
+    /// The copies of state directories that were asked for last, and what became of them. They are told until their
+    /// placements are gone: the control plane takes each in once.
+    copies: BTreeMap<(WorkloadId, Epoch), (StateCopy, Option<Copied>)>,
     line: Option<mpsc::Sender<Up>>,
     number: u64,
     /// When the reports that were not answered yet were sent.
@@ -93,6 +102,8 @@ impl Mind {
             secrets: BTreeMap::new(),
             without_secrets: BTreeSet::new(),
             starting: BTreeMap::new(),
+            preparing: BTreeMap::new(),
+            copies: BTreeMap::new(),
             line: None,
             number: 0,
             sent: BTreeMap::new(),
@@ -162,7 +173,7 @@ impl Mind {
                 self.send();
             }
             Wake::LineLost => self.line = None,
-            Wake::Revoked => actions.extend(self.journal.stop_all()),
+            Wake::Revoked => actions.extend(self.journal.stop_all(clock::now())),
             Wake::Down(down) => self.take_down(*down, actions),
             Wake::Seen(workload, epoch, phase) => {
                 if matches!(phase, Phase::Finished(_))
@@ -183,7 +194,37 @@ impl Mind {
                 }
                 self.transfers.push(seen);
             }
+            Wake::Copied(copied) => {
+                let key = (copied.of.workload.clone(), copied.of.epoch);
+                // One that was asked for since is under way.
+                if let Some((asked, done)) = self.copies.get_mut(&key).filter(|(asked, _)| *asked == copied.of) {
+                    if let Some(version) = copied.result.as_ref().ok().and_then(|taken| taken.version) {
+                        match &mut self.replicas {
+                            Replicas::New(versions) | Replicas::All(versions) => versions.push(version),
+                        }
+                    }
+                    self.dirty.insert(asked.workload.clone());
+                    *done = Some(copied);
+                }
+            }
         }
+    }
+
+    /// Takes a copy of a state directory, unless it was taken or is being taken.
+    fn copy(&mut self, of: StateCopy) {
+        let key = (of.workload.clone(), of.epoch);
+        let here = self.journal.entries.get(&of.workload).is_some_and(|entry| entry.epoch == of.epoch);
+        if !here || self.copies.get(&key).is_some_and(|(asked, _)| asked.turn >= of.turn) {
+            return;
+        }
+        self.copies.insert(key, (of.clone(), None));
+        let (store, driver, wakes) = (self.fetcher.store.clone(), self.driver.clone(), self.wakes.clone());
+        tokio::spawn(async move {
+            let dir = driver.state_dir(&of.workload);
+            let taken = tokio::task::spawn_blocking(move || copies::take(&store, &dir)).await;
+            let result = taken.unwrap_or_else(|error| Err(error.to_string()));
+            let _ = wakes.send(Wake::Copied(Copied { of, result })).await;
+        });
     }
 
     fn take_down(&mut self, down: Down, actions: &mut Vec<Action>) {
@@ -206,7 +247,11 @@ impl Mind {
         for assignment in &down.desired.assignments {
             self.dirty.insert(assignment.workload.clone());
         }
+        for wanted in down.desired.copies {
+            self.copy(wanted);
+        }
         let entries = &self.journal.entries;
+        self.copies.retain(|(workload, epoch), _| entries.get(workload).is_some_and(|entry| entry.epoch == *epoch));
         self.secrets.retain(|workload, _| entries.contains_key(workload));
     }
 
@@ -240,8 +285,13 @@ impl Mind {
     fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
+                Action::Prepare { workload, epoch } => self.prepare(workload, epoch),
+                Action::Unlease { workload, epoch } => self.driver.unlease(&workload, epoch),
                 Action::Start { workload, epoch } => self.start(workload, epoch),
                 Action::Stop { workload, epoch } => {
+                    if let Some(preparing) = self.preparing.remove(&(workload.clone(), epoch)) {
+                        preparing.cancel();
+                    }
                     if self.without_secrets.remove(&(workload.clone(), epoch)) {
                         let finish = Finish::without_running(Outcome::Stopped, clock::now());
                         let wakes = self.wakes.clone();
@@ -260,6 +310,31 @@ impl Mind {
         }
     }
 
+    /// Brings and makes what a placement will need, its state too, without starting it.
+    fn prepare(&mut self, workload: WorkloadId, epoch: Epoch) {
+        let Some(order) = self.journal.entries.get(&workload).and_then(|entry| entry.order.clone()) else { return };
+        let stop = CancellationToken::new();
+        let key = (workload.clone(), epoch);
+        if let Some(before) = self.preparing.insert(key, stop.clone()) {
+            before.cancel();
+        }
+        let preparer = self.starter(workload, epoch, order, stop);
+        tokio::spawn(preparer.make_ready());
+    }
+
+    fn starter(&self, workload: WorkloadId, epoch: Epoch, order: Order, stop: CancellationToken) -> Starter {
+        Starter {
+            driver: self.driver.clone(),
+            fetcher: self.fetcher.clone(),
+            wakes: self.wakes.clone(),
+            secrets: self.secrets.get(&workload).cloned().unwrap_or_default(),
+            stop,
+            workload,
+            epoch,
+            order,
+        }
+    }
+
     fn start(&mut self, workload: WorkloadId, epoch: Epoch) {
         let Some(order) = self.journal.entries.get(&workload).and_then(|entry| entry.order.clone()) else { return };
         let key = (workload, epoch);
@@ -270,20 +345,13 @@ impl Mind {
             self.without_secrets.insert(key);
             return;
         }
+        if let Some(preparing) = self.preparing.remove(&key) {
+            preparing.cancel();
+        }
         let stop = CancellationToken::new();
         self.starting.insert(key.clone(), stop.clone());
         let (workload, epoch) = key;
-        let starter = Starter {
-            driver: self.driver.clone(),
-            fetcher: self.fetcher.clone(),
-            wakes: self.wakes.clone(),
-            secrets: self.secrets.get(&workload).cloned().unwrap_or_default(),
-            stop,
-            workload,
-            epoch,
-            order,
-        };
-        tokio::spawn(starter.start());
+        tokio::spawn(self.starter(workload, epoch, order, stop).start());
     }
 
     /// Sends what is new, or a sign of life, if the line has room.
@@ -314,6 +382,7 @@ impl Mind {
             observed,
             replicas: std::mem::take(&mut self.replicas),
             transfers: std::mem::take(&mut self.transfers),
+            copied: self.copies.values().filter_map(|(_, done)| done.clone()).collect(),
         };
         room.send(Up { number: self.number, report, moving: self.fetcher.moving() });
     }
@@ -376,6 +445,24 @@ impl Starter {
         }
     }
 
+    /// Has all here that the start will need, then says so; a start or a stop that comes meanwhile ends this.
+    async fn make_ready(self) {
+        let made = async {
+            self.prepare().await?;
+            self.driver.make_ready(&self.workload, &self.order).await
+        };
+        let phase = tokio::select! {
+            made = made => match made {
+                Ok(()) => Phase::Prepared { state: self.order.state },
+                Err(outcome) => Phase::Finished(Box::new(Finish::without_running(outcome, clock::now()))),
+            },
+            () = self.stop.cancelled() => return,
+        };
+        if !self.stop.is_cancelled() {
+            self.tell(phase).await;
+        }
+    }
+
     async fn prepare(&self) -> Result<(), Outcome> {
         if let Some(name) = self.order.spec.secrets.iter().find(|name| !self.secrets.contains_key(*name)) {
             let why = format!(
@@ -417,7 +504,7 @@ pub fn needed(path: &Path) -> Result<BTreeSet<VersionId>, AgentError> {
     let mut versions = BTreeSet::new();
     for entry in journal::read(path)?.entries.into_values() {
         versions.extend(entry.order.iter().flat_map(Order::versions));
-        if let Some((_, Intent::Run(next))) = &entry.next {
+        if let Some((_, Intent::Run(next) | Intent::Prepare(next))) = &entry.next {
             versions.extend(next.versions());
         }
         if let Phase::Finished(finish) = &entry.phase {

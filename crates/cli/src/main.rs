@@ -12,6 +12,7 @@ mod inspect;
 mod logs;
 #[cfg(test)]
 mod mentioned;
+mod moves;
 mod names;
 mod openapi;
 mod plan;
@@ -90,6 +91,8 @@ enum Verb {
     Stop(stop::Stop),
     /// Go on with a run from where it failed
     Retry(retry::Retry),
+    /// Move a stage or a service to another site while it runs
+    Move(moves::Move),
     /// Add, show and fetch datasets
     Data(data::Data),
     /// Show and change sites
@@ -157,6 +160,7 @@ async fn perform(global: &Global, verb: Verb) -> Result<(), Failure> {
         Verb::Events(args) => events::run(global, args).await,
         Verb::Stop(args) => stop::run(global, args).await,
         Verb::Retry(args) => retry::run(global, args).await,
+        Verb::Move(args) => moves::run(global, args).await,
         Verb::Data(args) => data::run(global, args).await,
         Verb::Site(args) => site::run(global, *args).await,
         Verb::Secret(args) => secret::run(global, args).await,

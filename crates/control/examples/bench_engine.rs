@@ -16,7 +16,7 @@ use tombolo_control::engine::Engine;
 use tombolo_control::store::Store;
 use tombolo_control::store::sqlite::SqliteStore;
 use tombolo_core::spec::ProjectSpec;
-use tombolo_core::sync::{Finish, Observed, Outcome, Phase, Replicas, Report};
+use tombolo_core::sync::{Finish, Observed, Outcome, Phase, Report};
 use tombolo_core::world::{Refusal, SiteRecord, Submission, VersionRecord};
 use tombolo_core::{Digest, Millis, Name, Residency, RunId, SiteId, Timestamp, VersionId};
 
@@ -116,7 +116,7 @@ async fn finish(dir: &Path, runs: usize) -> Outcomes<Value> {
                     ..Finish::without_running(Outcome::Succeeded, now)
                 })),
             });
-            let report = Report { observed: observed.collect(), replicas: Replicas::default(), transfers: vec![] };
+            let report = Report { observed: observed.collect(), ..Report::default() };
             world.report(&place, &report, now);
             Ok::<_, std::convert::Infallible>(((), vec![]))
         });

@@ -354,7 +354,7 @@ impl Hub {
         desired.assignments.retain(|assignment| told.is_news(assignment));
         let mut secrets = BTreeMap::new();
         for assignment in &desired.assignments {
-            if let Intent::Run(order) = &assignment.intent
+            if let Intent::Run(order) | Intent::Prepare(order) = &assignment.intent
                 && !order.spec.secrets.is_empty()
             {
                 secrets.insert(assignment.workload.clone(), self.secrets_of(&order.spec.secrets).await);

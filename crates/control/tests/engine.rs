@@ -12,7 +12,7 @@ use store_fixtures::*;
 use tombolo_control::engine::Engine;
 use tombolo_control::store::sqlite::SqliteStore;
 use tombolo_control::store::{Store, Write};
-use tombolo_core::sync::{Finish, Observed, Outcome, Phase, Replicas, Report};
+use tombolo_core::sync::{Finish, Observed, Outcome, Phase, Report};
 use tombolo_core::world::{Refusal, RunState, Submission, World};
 use tombolo_core::{Epoch, Millis, RunId, Timestamp, WorkloadId};
 
@@ -53,7 +53,7 @@ async fn submit(engine: &Engine, force: bool) -> RunId {
 }
 
 async fn report(engine: &Engine, observed: Vec<Observed>) {
-    let report = Report { observed, replicas: Replicas::default(), transfers: vec![] };
+    let report = Report { observed, ..Report::default() };
     let taken = engine.change(move |world, now| {
         world.report(&site_id("a"), &report, now);
         Ok::<_, Infallible>(((), vec![]))

@@ -31,6 +31,9 @@ pub struct Entry {
     pub phase: Phase,
     /// Stop was asked for; never taken back within an epoch.
     pub stopping: bool,
+    /// It is to be made ready, and not to be run yet.
+    #[serde(default)]
+    pub held: bool,
     /// A newer placement of the same workload that waits for this one to be over.
     #[serde(default)]
     pub next: Option<(Epoch, Intent)>,
@@ -39,6 +42,10 @@ pub struct Entry {
 /// What the edge shall do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
+    /// Bring and make what the order names, the state too, and tell when all is there.
+    Prepare { workload: WorkloadId, epoch: Epoch },
+    /// It is no more held to the lease that it was started under: no other site will start it.
+    Unlease { workload: WorkloadId, epoch: Epoch },
     /// Bring what the order names, then start the shim. Doing so twice is harmless: a shim runs an epoch's
     /// command at most once.
     Start { workload: WorkloadId, epoch: Epoch },
@@ -106,19 +113,53 @@ impl Journal {
         }
         if *epoch == entry.epoch {
             let over = matches!(entry.phase, Phase::Finished(_));
-            if *intent == Intent::Stop && !over {
-                // Asked again, it is passed on again: the edge may have died between saving and acting.
-                if !entry.stopping {
-                    entry.stopping = true;
-                    self.changed.insert(workload.clone());
+            match intent {
+                _ if over => {}
+                Intent::Stop => {
+                    // Asked again, it is passed on again: the edge may have died between saving and acting.
+                    if !entry.stopping {
+                        entry.stopping = true;
+                        self.changed.insert(workload.clone());
+                    }
+                    actions.push(Action::Stop { workload: workload.clone(), epoch: *epoch });
+                    if entry.held {
+                        // No command was ever started, and none will be.
+                        let finish = Finish::without_running(Outcome::Stopped, now);
+                        actions.extend(self.observe(workload, *epoch, Phase::Finished(Box::new(finish)), now).1);
+                    }
                 }
-                actions.push(Action::Stop { workload: workload.clone(), epoch: *epoch });
+                _ if entry.stopping => {}
+                Intent::Prepare(order) if entry.held => {
+                    if entry.order.as_ref() != Some(&**order) {
+                        (entry.order, entry.phase) = (Some((**order).clone()), Phase::Preparing);
+                        self.changed.insert(workload.clone());
+                        actions.push(Action::Prepare { workload: workload.clone(), epoch: *epoch });
+                    }
+                }
+                Intent::Run(order) if entry.held => {
+                    (entry.order, entry.phase, entry.held) = (Some((**order).clone()), Phase::Preparing, false);
+                    self.changed.insert(workload.clone());
+                    actions.push(Action::Start { workload: workload.clone(), epoch: *epoch });
+                }
+                Intent::Run(order) => {
+                    let old = entry.order.as_mut().map(|old| &mut old.spec.failover_after);
+                    if let Some(lease) = old.filter(|old| old.is_some() && order.spec.failover_after.is_none()) {
+                        *lease = None;
+                        self.changed.insert(workload.clone());
+                        actions.push(Action::Unlease { workload: workload.clone(), epoch: *epoch });
+                    }
+                }
+                // It runs; what it was prepared by came late.
+                Intent::Prepare(_) => {}
             }
             return;
         }
-        if matches!(entry.phase, Phase::Finished(_)) {
-            let old = entry.epoch;
+        if matches!(entry.phase, Phase::Finished(_)) || entry.held {
+            let (old, held) = (entry.epoch, entry.held);
             self.remove(workload);
+            if held {
+                actions.push(Action::Stop { workload: workload.clone(), epoch: old });
+            }
             actions.push(Action::Discard { workload: workload.clone(), epoch: old });
             self.admit(workload, *epoch, intent.clone(), now, actions);
         } else {
@@ -148,12 +189,16 @@ impl Journal {
         let entry = match intent {
             Intent::Run(order) => {
                 actions.push(Action::Start { workload: workload.clone(), epoch });
-                Entry { epoch, order: Some(*order), phase: Phase::Preparing, stopping: false, next: None }
+                Entry { epoch, order: Some(*order), phase: Phase::Preparing, stopping: false, held: false, next: None }
+            }
+            Intent::Prepare(order) => {
+                actions.push(Action::Prepare { workload: workload.clone(), epoch });
+                Entry { epoch, order: Some(*order), phase: Phase::Preparing, stopping: false, held: true, next: None }
             }
             Intent::Stop => {
                 let finish = Finish::without_running(Outcome::Stopped, now);
                 let phase = Phase::Finished(Box::new(finish));
-                Entry { epoch, order: None, phase, stopping: true, next: None }
+                Entry { epoch, order: None, phase, stopping: true, held: false, next: None }
             }
         };
         self.entries.insert(workload.clone(), entry);
@@ -195,10 +240,14 @@ impl Journal {
             .entries
             .iter()
             .filter(|(_, entry)| !matches!(entry.phase, Phase::Finished(_)))
-            .map(|(workload, entry)| (workload.clone(), entry.epoch, entry.stopping))
+            .map(|(workload, entry)| (workload.clone(), entry.epoch, entry.stopping, entry.held))
             .collect();
-        for (workload, epoch, stopping) in live {
+        for (workload, epoch, stopping, held) in live {
             let finish = match find(&workload, epoch) {
+                Found::Nothing if held && !stopping => {
+                    actions.push(Action::Prepare { workload, epoch });
+                    continue;
+                }
                 Found::Alive => {
                     if stopping {
                         actions.push(Action::Stop { workload, epoch });
@@ -228,7 +277,7 @@ impl Journal {
     pub fn expire(&mut self, silence: Millis) -> Vec<Action> {
         let mut actions = Vec::new();
         for (workload, entry) in &mut self.entries {
-            let over = matches!(entry.phase, Phase::Finished(_)) || entry.stopping;
+            let over = matches!(entry.phase, Phase::Finished(_)) || entry.stopping || entry.held;
             let lease = entry.order.as_ref().and_then(|order| order.spec.failover_after);
             if !over && lease.is_some_and(|lease| silence >= lease) {
                 entry.stopping = true;
@@ -240,10 +289,15 @@ impl Journal {
     }
 
     /// The site is revoked: what runs here may be started elsewhere from now on.
-    pub fn stop_all(&mut self) -> Vec<Action> {
+    pub fn stop_all(&mut self, now: Timestamp) -> Vec<Action> {
         let mut actions = Vec::new();
         for (workload, entry) in &mut self.entries {
-            if !matches!(entry.phase, Phase::Finished(_)) {
+            if entry.held && !matches!(entry.phase, Phase::Finished(_)) {
+                let finish = Finish::without_running(Outcome::Stopped, now);
+                entry.phase = Phase::Finished(Box::new(finish));
+                self.changed.insert(workload.clone());
+                actions.push(Action::Stop { workload: workload.clone(), epoch: entry.epoch });
+            } else if !matches!(entry.phase, Phase::Finished(_)) {
                 if !entry.stopping {
                     entry.stopping = true;
                     self.changed.insert(workload.clone());
@@ -322,11 +376,26 @@ mod tests {
             let (word, epoch) = line.split_once(' ').unwrap();
             let epoch: u64 = epoch.parse().unwrap();
             let actions = match word {
-                "run" => journal.desired(&Desired { assignments: vec![run(epoch)], settled: vec![] }, NOW),
-                "stop" => journal.desired(&Desired { assignments: vec![stop(epoch)], settled: vec![] }, NOW),
+                "prepare" | "again" => {
+                    let mut prepare = run(epoch);
+                    if let Intent::Run(mut order) = prepare.intent {
+                        order.state = (word == "again").then_some(VersionId(Digest([1; 32])));
+                        prepare.intent = Intent::Prepare(order);
+                    }
+                    journal.desired(&Desired { assignments: vec![prepare], ..Desired::default() }, NOW)
+                }
+                "arrived" => {
+                    let mut arrived = run(epoch);
+                    if let Intent::Run(order) = &mut arrived.intent {
+                        order.spec.failover_after = None;
+                    }
+                    journal.desired(&Desired { assignments: vec![arrived], ..Desired::default() }, NOW)
+                }
+                "run" => journal.desired(&Desired { assignments: vec![run(epoch)], ..Desired::default() }, NOW),
+                "stop" => journal.desired(&Desired { assignments: vec![stop(epoch)], ..Desired::default() }, NOW),
                 "settle" => {
                     let settled = vec![(workload(), Epoch(epoch))];
-                    journal.desired(&Desired { assignments: vec![], settled }, NOW)
+                    journal.desired(&Desired { settled, ..Desired::default() }, NOW)
                 }
                 "end" => journal.observe(&workload(), Epoch(epoch), ended(Outcome::Succeeded), NOW).1,
                 "silence" => journal.expire(Millis(epoch)),
@@ -344,6 +413,8 @@ mod tests {
                     Action::Start { epoch, .. } => format!("start {epoch}"),
                     Action::Stop { epoch, .. } => format!("stop {epoch}"),
                     Action::Discard { epoch, .. } => format!("discard {epoch}"),
+                    Action::Prepare { epoch, .. } => format!("prepare {epoch}"),
+                    Action::Unlease { epoch, .. } => format!("unlease {epoch}"),
                 });
             }
         }
@@ -377,10 +448,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_is_prepared_and_runs_only_when_told() {
+        check(&["prepare 1", "prepare 1", "again 1", "again 1"], &["prepare 1", "prepare 1"]);
+        check(&["prepare 1", "run 1", "prepare 1", "run 1"], &["prepare 1", "start 1"]);
+        // It is over at once, as nothing of it runs.
+        check(&["prepare 1", "stop 1", "run 1", "settle 1"], &["prepare 1", "stop 1", "discard 1"]);
+        check(&["run 1", "prepare 2", "end 1"], &["start 1", "stop 1", "discard 1", "prepare 2"]);
+        check(&["prepare 1", "run 2"], &["prepare 1", "stop 1", "discard 1", "start 2"]);
+        // Nothing of it acts, so that no lease of it ends.
+        check(&["prepare 1", "silence 90000", "run 1"], &["prepare 1", "start 1"]);
+        // Once it has arrived it is its own.
+        check(&["run 1", "arrived 1", "arrived 1", "silence 90000"], &["start 1", "unlease 1"]);
+        check(&["run 1", "silence 90000", "arrived 1"], &["start 1", "stop 1"]);
+    }
+
+    #[test]
     fn recovery_re_adopts_what_lives_and_starts_what_never_began() {
         let check = |found: Found, stopping: bool, actions: usize, phase: &str| {
             let mut journal = Journal::default();
-            journal.desired(&Desired { assignments: vec![run(1)], settled: vec![] }, NOW);
+            journal.desired(&Desired { assignments: vec![run(1)], ..Desired::default() }, NOW);
             journal.entries.get_mut(&workload()).unwrap().stopping = stopping;
             let text = format!("{found:?}");
             assert_eq!(journal.recover(NOW, |_, _| found.clone()).len(), actions, "{text}");

@@ -9,6 +9,7 @@ pub mod expect;
 pub mod facts;
 pub mod ids;
 pub mod journal;
+pub mod moving;
 pub mod placement;
 pub mod residency;
 pub mod resources;

@@ -145,6 +145,9 @@ pub struct Service {
     #[serde(default)]
     pub ready: Option<Ready>,
     pub replicas: u32,
+    /// Whether no two of it may run at once, not even for the moment of a move.
+    #[serde(default)]
+    pub single: bool,
 }
 
 /// An HTTP GET that answers 2xx when the service is ready.

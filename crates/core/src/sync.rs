@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::expect::OnFailure;
 use crate::facts::{Checked, Facts};
 use crate::ids::{Epoch, Name, VersionId, WorkloadId};
+use crate::moving::Taken;
 use crate::sketch::Sketch;
 use crate::spec::{Bound, Job, WorkloadSpec};
 use crate::time::{Millis, Timestamp};
@@ -21,6 +22,19 @@ pub struct Desired {
     pub assignments: Vec<Assignment>,
     /// Ends that are recorded durably; the agent may forget these placements.
     pub settled: Vec<(WorkloadId, Epoch)>,
+    /// Copies of state directories that are wanted while their workloads run.
+    #[serde(default)]
+    pub copies: Vec<StateCopy>,
+}
+
+/// A copy of a placement's state directory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StateCopy {
+    pub workload: WorkloadId,
+    pub epoch: Epoch,
+    /// For which placement elsewhere, and which one for it: who has taken a copy of this turn or of a later one need not
+    /// take it again.
+    pub turn: (Epoch, u32),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +47,8 @@ pub struct Assignment {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Intent {
+    /// Bring and make what it needs, and don't run it yet.
+    Prepare(Box<Order>),
     Run(Box<Order>),
     Stop,
 }
@@ -64,6 +80,15 @@ pub struct Report {
     /// What came over links since the last report, for the measured bandwidth.
     #[serde(default)]
     pub transfers: Vec<TransferSeen>,
+    #[serde(default)]
+    pub copied: Vec<Copied>,
+}
+
+/// What became of a copy of a state directory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Copied {
+    pub of: StateCopy,
+    pub result: Result<Taken, String>,
 }
 
 /// Which versions are whole at the site.
@@ -108,6 +133,10 @@ pub struct Observed {
 pub enum Phase {
     /// In the agent's journal; inputs are being brought, the environment made.
     Preparing,
+    /// All is there, with this state, and it waits for the word to run.
+    Prepared {
+        state: Option<VersionId>,
+    },
     Running {
         since: Timestamp,
     },

@@ -85,6 +85,16 @@ pub enum Step {
     BackoffOver,
     /// Stop, for what is at no site (what is at one, the site has to end).
     Stop,
+    /// A move puts it at another site, under a new epoch: it ended where it was.
+    Land {
+        site: SiteId,
+    },
+    /// A move makes the placement beside it the workload's: that one answers already.
+    Switch {
+        site: SiteId,
+        since: Timestamp,
+        address: String,
+    },
     /// Its site is given up, after its lease has ended there.
     Abandon,
     /// A person asks to run it again.
@@ -126,6 +136,13 @@ impl State {
                 Outcome::Stopped | Outcome::Checkpointed => Stopped { at: now },
                 outcome => Failed { at: now, outcome },
             }),
+            (Placed { .. } | Preparing { .. } | Running { .. } | Ready { .. }, Step::Land { site }) => {
+                Ok(Placed { site, since: now })
+            }
+            (
+                Placed { .. } | Preparing { .. } | Running { .. } | Ready { .. },
+                Step::Switch { site, since, address },
+            ) => Ok(Ready { site, since, address }),
             (Placed { .. } | Preparing { .. } | Running { .. } | Ready { .. }, Step::Abandon) => {
                 Ok(Queued { since: now })
             }
@@ -192,6 +209,8 @@ impl Step {
             Step::Ended { .. } => "ended badly",
             Step::BackoffOver => "backoff-over",
             Step::Stop => "stop",
+            Step::Land { .. } => "land",
+            Step::Switch { .. } => "switch",
             Step::Abandon => "abandon",
             Step::Retry => "retry",
         }
@@ -206,7 +225,7 @@ mod tests {
     #[test]
     fn every_state_and_step() {
         let t = Timestamp(0);
-        let site = SiteId::new("a").unwrap();
+        let (site, other) = (SiteId::new("a").unwrap(), SiteId::new("b").unwrap());
         let failed = Outcome::Failed { code: 1 };
         let states = [
             State::Waiting,
@@ -235,6 +254,8 @@ mod tests {
             Step::Ended { outcome: Outcome::Stopped, retry_at: None },
             Step::BackoffOver,
             Step::Stop,
+            Step::Land { site: other.clone() },
+            Step::Switch { site: other, since: t, address: "h:2".into() },
             Step::Abandon,
             Step::Retry,
         ];

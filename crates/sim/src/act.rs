@@ -1,9 +1,11 @@
 //! What happens at a site: what the journal asks for is done, commands start, end and are stopped.
 
 use tombolo_core::journal::Action;
-use tombolo_core::sync::{Finish, Order, Outcome, Phase};
+use tombolo_core::moving::Taken;
+use tombolo_core::sync::{Copied, Finish, Order, Outcome, Phase, StateCopy};
 use tombolo_core::{Millis, SiteId, VersionId};
 
+use crate::project;
 use crate::run::{Event, Sim};
 use crate::site::{Placement, Process, label};
 
@@ -11,7 +13,13 @@ impl Sim {
     pub fn act(&mut self, id: &SiteId, actions: Vec<Action>) -> Result<(), String> {
         for action in actions {
             match action {
-                Action::Start { workload, epoch } => {
+                Action::Unlease { workload, epoch } => {
+                    let site = self.sites.get_mut(id).expect("a site");
+                    if let Some(process) = site.processes.get_mut(&(workload, epoch)) {
+                        process.order.spec.failover_after = None;
+                    }
+                }
+                Action::Start { workload, epoch } | Action::Prepare { workload, epoch } => {
                     let placement = (workload, epoch);
                     self.sites.get_mut(id).expect("a site").preparing.insert(placement.clone());
                     let delay = Millis(self.rng.range(10, 20_000));
@@ -62,11 +70,44 @@ impl Sim {
             return Ok(());
         }
         let entry = site.journal.entries.get(&placement.0).filter(|entry| entry.epoch == placement.1);
+        let entry_is_held = entry.is_some_and(|entry| entry.held);
         let Some(order) = entry.and_then(|entry| entry.order.clone()) else { return Ok(()) };
         if let Some(missing) = order.versions().find(|version| !self.sites[id].store.contains(version)) {
             return self.fetch(id, placement, missing);
         }
+        if entry_is_held {
+            let site = self.sites.get_mut(id).expect("a site");
+            site.preparing.remove(&placement);
+            return self.see(id, &placement, Phase::Prepared { state: order.state });
+        }
         self.launch(id, placement, order)
+    }
+
+    /// The agent takes a copy of a state directory, which takes a while.
+    pub fn copy(&mut self, id: &SiteId, wanted: &StateCopy) {
+        let placement = (wanted.workload.clone(), wanted.epoch);
+        let done = self.sites[id].copied.get(&placement).is_some_and(|copied| copied.of.turn >= wanted.turn);
+        if !done {
+            let delay = Millis(self.rng.range(10, 5_000));
+            self.after(delay, Event::Copied { site: id.clone(), of: wanted.clone() });
+        }
+    }
+
+    pub fn copied(&mut self, id: &SiteId, of: StateCopy) {
+        let (now, fails) = (self.now, self.rng.chance(30));
+        let fresh_bytes = self.rng.range(0, 100 << 20);
+        let site = self.sites.get_mut(id).expect("a site");
+        let placement = (of.workload.clone(), of.epoch);
+        let known = site.journal.entries.get(&of.workload).is_some_and(|entry| entry.epoch == of.epoch);
+        if !site.alive || !known {
+            return;
+        }
+        let version =
+            site.processes.get(&placement).map(|process| project::state(&of.workload, process.progress_at(now)));
+        site.store.extend(version);
+        let taken = Taken { version, bytes: 1 << 30, files: 1, fresh_bytes, took: Millis(1), torn: false };
+        let result = if fails { Err("its disk is full".to_owned()) } else { Ok(taken) };
+        site.copied.insert(placement, Copied { of, result });
     }
 
     /// Asks for leave, and brings a version from a site that has it; tries again where that can't be now.
@@ -105,11 +146,12 @@ impl Sim {
         }
         let outcome = if fails { Outcome::Failed { code: 1 } } else { Outcome::Succeeded };
         let ends = if service && !fails { None } else { Some(now + lasts) };
-        let process = Process { ends, outcome, killed: None, order };
+        let progress = project::progress(order.state);
+        let process = Process { ends, outcome, killed: None, progress, since: now, order };
         site.processes.insert(placement.clone(), process);
         self.summary.launches += 1;
         self.tell(format!("{} starts", label(id, &placement)));
-        self.ledger.launch(&placement, id, &self.sites)?;
+        self.ledger.launch(&placement, id, &self.sites, &self.disk)?;
         if let Some(ends) = ends {
             self.after(ends.since(now), Event::Ends { site: id.clone(), placement: placement.clone() });
         }

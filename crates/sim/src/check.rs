@@ -10,6 +10,15 @@ use crate::control::Disk;
 use crate::project;
 use crate::site::{Placement, Site};
 
+/// Whether two placements of a service may both run: one of them arrives by a switch, or has to leave after it.
+fn overlaps(disk: &Disk, a: &Placement, b: &Placement) -> bool {
+    let Some(record) = disk.workloads.get(&a.0) else { return false };
+    let arrives = |placement: &Placement| record.arrival().is_some_and(|(_, epoch)| epoch == placement.1);
+    let leaves = |placement: &Placement| record.leaving.iter().any(|leaving| leaving.epoch == placement.1);
+    let passes = |placement: &Placement| arrives(placement) || leaves(placement);
+    record.spec.service().is_some_and(|service| !service.single) && (passes(a) || passes(b))
+}
+
 /// What is remembered beside the world, to judge it.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -23,17 +32,35 @@ pub struct Ledger {
     pub settled: BTreeSet<Placement>,
     /// Bytes that arrived at a site from elsewhere.
     pub arrived: BTreeSet<(VersionId, SiteId)>,
+    /// Somebody asked to move these.
+    pub moved: BTreeSet<WorkloadId>,
+    /// How far jobs had got whose ends, with the state that they left, were settled.
+    pub left: BTreeMap<WorkloadId, u64>,
 }
 
 impl Ledger {
     /// Invariants 1 and 2, when a command starts.
-    pub fn launch(&mut self, placement: &Placement, at: &SiteId, sites: &BTreeMap<SiteId, Site>) -> Result<(), String> {
+    pub fn launch(
+        &mut self,
+        placement: &Placement,
+        at: &SiteId,
+        sites: &BTreeMap<SiteId, Site>,
+        disk: &Disk,
+    ) -> Result<(), String> {
         let (workload, epoch) = placement;
+        let process = &sites[at].processes[placement];
+        // What a person has begun again may begin anew.
+        if let Some(left) = self.left.get(workload).filter(|_| !self.touched.contains(&workload.run))
+            && process.progress < *left
+            && process.order.spec.failover_after.is_none()
+        {
+            return Err(format!("{workload}#{epoch} begins at {}, and had got to {left}", process.progress));
+        }
         if let Some(site) = self.launched.insert(placement.clone(), at.clone()) {
             return Err(format!("{workload}#{epoch} was started at {site} and again at {at}"));
         }
         for (site, other) in sites.iter().flat_map(|(id, site)| site.processes.keys().map(move |other| (id, other))) {
-            if other.0 == *workload && other != placement {
+            if other.0 == *workload && other != placement && !overlaps(disk, placement, other) {
                 return Err(format!("{workload} acts at {site} (epoch {}) and at {at} (epoch {epoch})", other.1));
             }
         }
@@ -65,7 +92,7 @@ impl Ledger {
     pub fn stop(&self, placement: &Placement, site: &Site, superseded: bool) -> Result<(), String> {
         let Some(process) = site.processes.get(placement) else { return Ok(()) };
         let leased = process.order.spec.failover_after.is_some();
-        if leased || superseded || self.touched.contains(&placement.0.run) {
+        if leased || superseded || self.moved.contains(&placement.0) || self.touched.contains(&placement.0.run) {
             return Ok(());
         }
         Err(format!("{}#{} was stopped though nobody asked for it", placement.0, placement.1))
@@ -91,7 +118,8 @@ impl Ledger {
         }
         for placement in &self.settled {
             let known = disk.workloads.get(&placement.0).is_some_and(|record| {
-                record.epoch > placement.1 || (record.epoch == placement.1 && record.state.site().is_none())
+                let live = record.epoch == placement.1 && record.state.site().is_some();
+                !live && placement.1 <= record.newest_epoch()
             });
             if !known {
                 return Err(format!("the end of {}#{} was settled, and is not recorded", placement.0, placement.1));
@@ -134,7 +162,10 @@ impl Ledger {
                 State::Waiting | State::Ready { .. } => false,
                 State::Succeeded { .. } | State::Failed { .. } | State::Stopped { .. } | State::Skipped { .. } => false,
             };
-            if stuck {
+            if let Some(moving) = &record.moving {
+                return Err(format!("{} still moves: {moving:?}", record.id));
+            }
+            if stuck || !record.leaving.is_empty() {
                 return Err(format!("{} is stuck: {:?} ({:?})", record.id, record.state, record.why));
             }
             if let State::Ready { site, .. } = &record.state

@@ -43,11 +43,8 @@ impl Control {
         world.history = disk.history.clone();
         world.counters = disk.counters.clone();
         for (id, run) in &disk.runs {
-            let over = disk
-                .workloads
-                .iter()
-                .filter(|(workload, _)| workload.run == *id)
-                .all(|(_, record)| record.state.is_final());
+            let over =
+                disk.workloads.iter().filter(|(workload, _)| workload.run == *id).all(|(_, record)| record.is_over());
             if !over {
                 let of_run = disk.workloads.iter().filter(|(workload, _)| workload.run == *id);
                 world.workloads.extend(of_run.map(|(workload, record)| (workload.clone(), record.clone())));
@@ -125,7 +122,8 @@ impl Control {
         // Of runs that the world has forgotten, the disk knows.
         for seen in &report.observed {
             let past = disk.workloads.get(&seen.workload).is_some_and(|record| {
-                record.epoch > seen.epoch || (record.epoch == seen.epoch && record.state.site().is_none())
+                let live = record.epoch == seen.epoch && record.state.site().is_some();
+                !live && seen.epoch <= record.newest_epoch() && record.arrival().is_none()
             });
             let over = matches!(seen.phase, tombolo_core::sync::Phase::Finished(_));
             let told = desired.settled.iter().any(|(workload, _)| *workload == seen.workload);

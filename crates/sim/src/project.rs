@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_core::site::{Prices, SiteInfo};
 use tombolo_core::spec::{Command, DataSpec, Job, Kind, Objective, ProjectSpec, Service, WorkloadSpec};
-use tombolo_core::{Digest, Millis, Name, Residency, Resources, Selector, SiteId, VersionId};
+use tombolo_core::{Digest, Millis, Name, Residency, Resources, Selector, SiteId, VersionId, WorkloadId};
 
 use crate::rng::Rng;
 
@@ -58,7 +58,7 @@ pub fn project(rng: &mut Rng, number: usize, home: &SiteId, leases: bool) -> Pro
     }
     if rng.chance(300) {
         let source = rng.pick(&sources).expect("raw is always there").clone();
-        let service = Kind::Service(Service { port: None, ready: None, replicas: 1 });
+        let service = Kind::Service(Service { port: None, ready: None, replicas: 1, single: rng.chance(500) });
         let inputs = BTreeMap::from([(source.clone(), source)]);
         workloads.insert(name("serve"), workload(rng, service, inputs, leases));
     }
@@ -90,6 +90,21 @@ fn workload(rng: &mut Rng, kind: Kind, inputs: BTreeMap<Name, Name>, leases: boo
         failover_after: lease.then(|| Millis(rng.range(20_000, 90_000))),
         duration: rng.chance(500).then(|| Millis(rng.range(1_000, 60_000))),
     }
+}
+
+/// The state of a workload that has got so far.
+pub fn state(workload: &WorkloadId, progress: u64) -> VersionId {
+    let mut bytes = [0xff; 32];
+    bytes[..8].copy_from_slice(&progress.to_be_bytes());
+    let name = workload.to_string();
+    let length = name.len().min(23);
+    bytes[8..8 + length].copy_from_slice(&name.as_bytes()[..length]);
+    VersionId(Digest(bytes))
+}
+
+/// How far a state says that its workload has got.
+pub fn progress(state: Option<VersionId>) -> u64 {
+    state.map_or(0, |state| u64::from_be_bytes(state.0.0[..8].try_into().expect("eight bytes")))
 }
 
 /// The version that a job makes of its inputs: the same wherever and however often it runs.

@@ -3,12 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use tombolo_core::sync::{Desired, Replicas, Report};
+use tombolo_core::moving::Wish;
+use tombolo_core::sync::{Desired, Outcome, Replicas, Report, StateCopy};
 use tombolo_core::world::Submission;
-use tombolo_core::{Millis, SiteId, Timestamp};
+use tombolo_core::{Epoch, Millis, SiteId, Timestamp, WorkloadId};
 
 use crate::check::Ledger;
 use crate::control::{Control, Disk};
+use crate::project;
 use crate::rng::Rng;
 use crate::site::{Line, Placement, Site};
 
@@ -57,6 +59,9 @@ pub struct Summary {
     pub cuts: u64,
     pub successes: u64,
     pub failovers: u64,
+    pub moves: u64,
+    pub moved: u64,
+    pub undone: u64,
     pub story: Vec<String>,
 }
 
@@ -98,6 +103,13 @@ pub enum Event {
     LeaseEnds {
         site: SiteId,
         placement: Placement,
+    },
+    /// Somebody asks to move something that runs, and may think better of it later.
+    Move,
+    CallOff(WorkloadId),
+    Copied {
+        site: SiteId,
+        of: StateCopy,
     },
     /// A site asks for a version that it may have no business with.
     Pry(SiteId),
@@ -186,6 +198,12 @@ impl Sim {
             }
         }
         self.ledger.disk(&self.disk)?;
+        for moved in self.disk.workloads.values().flat_map(|record| &record.moves) {
+            match moved.undone {
+                None => self.summary.moved += 1,
+                Some(_) => self.summary.undone += 1,
+            }
+        }
         self.ledger.at_rest(&self.disk, &self.sites)
     }
 
@@ -245,6 +263,13 @@ impl Sim {
             }
             Event::LeaseEnds { site, placement } => self.hold_to_lease(&site, placement)?,
             Event::Pry(site) => self.pry(&site)?,
+            Event::Move => self.ask_to_move(),
+            Event::CallOff(workload) => {
+                let now = self.now;
+                self.tell(format!("{workload}: its move is called off"));
+                self.change(|world| world.call_off(&workload, "somebody thought better of it".to_owned(), now));
+            }
+            Event::Copied { site, of } => self.copied(&site, of),
             Event::Heal(site) => {
                 self.tell(format!("{site}: line heals"));
                 self.cut.insert(site, false);
@@ -305,6 +330,27 @@ impl Sim {
         });
     }
 
+    fn ask_to_move(&mut self) {
+        let Some(control) = &self.control else { return };
+        let placed = control.world.workloads.values().filter(|record| record.state.site().is_some());
+        let placed: Vec<_> = placed.map(|record| record.id.clone()).collect();
+        let sites: Vec<_> = self.sites.keys().cloned().collect();
+        let (Some(id), Some(to)) = (self.rng.pick(&placed).cloned(), self.rng.pick(&sites).cloned()) else { return };
+        let deadline = self.rng.chance(300).then(|| Millis(self.rng.range(1_000, 90_000)));
+        let max_downtime = self.rng.chance(300).then(|| Millis(self.rng.range(100, 9_000)));
+        let wish = Wish { to: to.clone(), method: None, deadline, max_downtime, by: "ada".to_owned(), why: None };
+        let now = self.now;
+        if let Some(Ok(())) = self.change(|world| world.begin_move(&id, wish, now)) {
+            self.tell(format!("{id}: a move to {to} is asked for"));
+            self.summary.moves += 1;
+            self.ledger.moved.insert(id.clone());
+            if self.rng.chance(200) {
+                let later = Millis(self.rng.range(1_000, 60_000));
+                self.after(later, Event::CallOff(id));
+            }
+        }
+    }
+
     fn control_dies(&mut self) {
         if self.control.take().is_some() {
             self.summary.crashes += 1;
@@ -360,7 +406,12 @@ impl Sim {
             } else {
                 Replicas::New(site.store.iter().copied().collect())
             };
-            let report = Report { observed: site.journal.observed(), replicas, transfers: Vec::new() };
+            let report = Report {
+                observed: site.journal.observed(),
+                replicas,
+                transfers: Vec::new(),
+                copied: site.copied.values().cloned().collect(),
+            };
             let delay = self.delay(id, true);
             self.after(delay, Event::Reported { site: id.clone(), line, sent: clock, report });
         }
@@ -379,6 +430,7 @@ impl Sim {
         match control.report(&mut self.disk, now, crash, id, report) {
             Some(committed) => {
                 for (workload, epoch) in &committed.answer.settled {
+                    self.note_left(id, workload, *epoch);
                     self.ledger.settled.insert((workload.clone(), *epoch));
                 }
                 self.send(id, Some(sent), committed.answer);
@@ -419,6 +471,19 @@ impl Sim {
             self.agent_dies(id, false);
             return Ok(());
         }
+        for wanted in &desired.copies {
+            self.copy(id, wanted);
+        }
         self.act(id, actions)
+    }
+
+    /// What an end left that the control plane has taken in is there for good.
+    fn note_left(&mut self, id: &SiteId, workload: &WorkloadId, epoch: Epoch) {
+        let Some(finish) = self.sites[id].results.get(&(workload.clone(), epoch)) else { return };
+        let job = self.disk.workloads.get(workload).is_some_and(|record| record.spec.job().is_some());
+        if job && matches!(finish.outcome, Outcome::Stopped | Outcome::Checkpointed) {
+            let left = self.ledger.left.entry(workload.clone()).or_default();
+            *left = (*left).max(project::progress(finish.state));
+        }
     }
 }

@@ -118,6 +118,10 @@ impl Sim {
             let site = self.rng.pick(&ids).expect("there is a site").clone();
             self.after(at, Event::Pry(site));
         }
+        for _ in 0..self.rng.range(0, 10) {
+            let at = Millis(self.rng.range(5_000, FAULTS_FOR.0));
+            self.after(at, Event::Move);
+        }
         for _ in 0..self.rng.range(0, 12) {
             let at = Millis(self.rng.range(1_000, FAULTS_FOR.0));
             let site = self.rng.pick(&ids).expect("there is a site").clone();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_core::journal::{Action, Found, Journal};
-use tombolo_core::sync::{Finish, Made, Order, Outcome, Phase};
+use tombolo_core::sync::{Copied, Finish, Made, Order, Outcome, Phase};
 use tombolo_core::{Epoch, Millis, SiteId, Timestamp, VersionId, WorkloadId};
 
 use crate::project;
@@ -19,7 +19,16 @@ pub struct Process {
     pub outcome: Outcome,
     /// When SIGKILL follows, once a stop was asked for.
     pub killed: Option<Timestamp>,
+    /// How far its work has got, and since when it has gone on from there.
+    pub progress: u64,
+    pub since: Timestamp,
     pub order: Order,
+}
+
+impl Process {
+    pub fn progress_at(&self, now: Timestamp) -> u64 {
+        self.progress + now.since(self.since).0
+    }
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +44,8 @@ pub struct Site {
     pub results: BTreeMap<Placement, Finish>,
     /// Commands that were ever started here; durable as well.
     pub launched: BTreeSet<Placement>,
+    /// Copies of state directories that were taken, until their placements are gone; in memory only.
+    pub copied: BTreeMap<Placement, Copied>,
     pub store: BTreeSet<VersionId>,
     pub line: Option<Line>,
     /// The sending of the newest report that was answered, on the site's own clock. Outlives the agent: shims hold
@@ -93,6 +104,7 @@ impl Site {
         self.line = None;
         self.journal = Journal::default();
         self.preparing.clear();
+        self.copied.clear();
     }
 
     /// The machine dies: processes with it, disks stay.
@@ -106,6 +118,11 @@ impl Site {
         let Some(process) = self.processes.remove(placement) else { return };
         let mut finish = Finish::without_running(outcome, self.clock(now));
         finish.ran = Some(Millis(1_000));
+        if !finish.outcome.is_success() {
+            let state = project::state(&placement.0, process.progress_at(now));
+            finish.state = Some(state);
+            self.store.insert(state);
+        }
         if finish.outcome.is_success() {
             for output in process.order.spec.outputs() {
                 let version = project::made(&placement.0.name, placement.0.run.project(), &process.order.inputs);

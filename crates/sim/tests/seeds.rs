@@ -20,12 +20,16 @@ fn play(leases: bool) {
                 total.crashes += summary.crashes;
                 total.cuts += summary.cuts;
                 total.successes += summary.successes;
+                total.moves += summary.moves;
+                total.moved += summary.moved;
+                total.undone += summary.undone;
             }
             Err(failure) => panic!("{failure}\nplay it again with TOMBOLO_SIM_SEED={seed}"),
         }
     }
     println!("{total:?}");
     assert!(total.launches > 0 && total.crashes > 0 && total.cuts > 0 && total.successes > 0, "{total:?}");
+    assert!(total.moved > 0 && total.undone > 0, "{total:?}");
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -29,6 +29,7 @@ use tombolo_core::sync::{Finish, Order, Outcome, Phase};
 use crate::clock::now;
 use crate::lease;
 use crate::logs::{self, LogLimits, LogLine, LogQuery};
+use crate::python;
 use crate::shim::placement::{self, Durable, Event, Placement, ShimOrder};
 use crate::shim::{lost, process, remove_tree};
 use crate::tracking;
@@ -199,6 +200,29 @@ impl HostDriver {
             // It may have ended in between.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
+    }
+
+    /// The placement is held to no lease any more.
+    pub fn unlease(&self, workload: &WorkloadId, epoch: Epoch) {
+        let placement = self.placement(workload, epoch);
+        if let Err(error) = placement.unlease() {
+            tracing::warn!(dir = %placement.dir().display(), %error, "it stays held to its lease");
+        }
+    }
+
+    /// Where a workload's state is, whichever its epoch.
+    pub fn state_dir(&self, workload: &WorkloadId) -> PathBuf {
+        placement::state_dir(&self.inner.site_dir, workload)
+    }
+
+    /// Makes the environment that an order will need.
+    pub async fn make_ready(&self, workload: &WorkloadId, order: &Order) -> Result<(), Outcome> {
+        let Some(python) = order.spec.python.clone() else { return Ok(()) };
+        let (envs, workload) = (self.inner.site_dir.join("envs"), workload.clone());
+        let talk = move |line: &str| tracing::info!(%workload, "{line}");
+        let made = tokio::task::spawn_blocking(move || python::ensure(&envs, &python, &talk)).await;
+        let made = made.map_err(|error| Outcome::Unprepared { why: error.to_string() })?;
+        made.map(drop).map_err(|error| Outcome::Unprepared { why: error.to_string() })
     }
 
     /// Removes the placement's directory, in the background; its log is kept for [`HostDriver::logs`].

@@ -206,6 +206,15 @@ impl Placement {
         File::create(self.dir.join("stop")).map(|_| ())
     }
 
+    /// Says that no other site will start the workload, however long this one is silent.
+    pub fn unlease(&self) -> io::Result<()> {
+        File::create(self.dir.join("unleased")).map(|_| ())
+    }
+
+    pub fn is_unleased(&self) -> bool {
+        self.dir.join("unleased").exists()
+    }
+
     pub fn stop_was_asked(&self) -> bool {
         self.dir.join("stop").exists()
     }

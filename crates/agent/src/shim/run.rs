@@ -119,12 +119,15 @@ pub fn run(shim: &Arc<Shim>, prepared: &Prepared, mut session: Session) -> Resul
     session.cgroups = group.dirs();
     let (wakes, woken) = mpsc::channel();
     if let Some((path, lease)) = shim.order.lease.clone().zip(spec.failover_after) {
-        if lease::silence(&path) >= lease {
+        if lease::silence(&path) >= lease && !shim.placement.is_unleased() {
             shim.log.say(&format!("not started: the site has been silent for longer than its lease of {lease}"));
             return Err(Outcome::Stopped);
         }
         let (wakes, log) = (wakes.clone(), shim.clone());
         lease::watch(path, lease, move || {
+            if log.placement.is_unleased() {
+                return;
+            }
             log.log.say(&format!("the site has been silent for its lease of {lease}: another may start this one now"));
             let _ = wakes.send(Wake::Stop);
         });

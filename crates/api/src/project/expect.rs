@@ -155,7 +155,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn flag(&mut self, node: &Node) -> Option<bool> {
+    pub fn flag(&mut self, node: &Node) -> Option<bool> {
         match node.text() {
             Some("true") => Some(true),
             Some("false") => Some(false),

@@ -301,6 +301,12 @@ pub(super) static SERVICE: Table = Table {
                 r#""/healthz""#,
             ),
             key("replicas", Shape::Whole { min: 1, max: REPLICAS_MAX }, "How many to run. Default: 1.", "2"),
+            key(
+                "single",
+                Shape::Flag,
+                "Whether no two may run at once, not even while it moves: then requests wait for a moment. Default: false.",
+                "true",
+            ),
         ],
         COMMON,
     ],

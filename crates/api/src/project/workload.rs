@@ -107,8 +107,13 @@ impl Reader<'_, '_> {
         work.port = fields.get("port").map(|node| node.span);
         let ready = fields.get("ready").and_then(|node| self.ready(node));
         let replicas = self.number_or(fields, "replicas", 1, table::REPLICAS_MAX, 1);
-        work.spec.kind =
-            Kind::Service(Service { port: port.and_then(|port| u16::try_from(port).ok()), ready, replicas });
+        let single = fields.get("single").and_then(|node| self.flag(node)).unwrap_or(false);
+        if single && replicas > 1 {
+            let span = fields.span("single").expect("it was read");
+            self.fault(span, "`single` and several `replicas` exclude each other", "leave one of them out");
+        }
+        let port = port.and_then(|port| u16::try_from(port).ok());
+        work.spec.kind = Kind::Service(Service { port, ready, replicas, single });
     }
 
     fn number_or<N: TryFrom<i64>>(&mut self, fields: &Fields, key: &'static str, min: i64, max: i64, default: N) -> N {

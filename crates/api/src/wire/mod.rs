@@ -2,11 +2,13 @@
 
 mod access;
 mod data;
+mod moves;
 mod runs;
 mod sites;
 
 pub use access::*;
 pub use data::*;
+pub use moves::*;
 pub use runs::*;
 pub use sites::*;
 

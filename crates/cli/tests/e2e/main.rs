@@ -26,3 +26,4 @@ mod steady;
 mod tracking;
 mod versions;
 mod world;
+mod wrong;

@@ -1,38 +1,182 @@
-//! A newcomer's wrong moves, each answered with what happened, why and what to do next.
+//! Moves of what runs, from site to site, with nothing lost and nothing done twice.
 
-use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
-use super::world::World;
+use serde_json::Value;
 
-/// Golden sessions as in `tests/cli.rs`, though with a control plane that answers.
-#[test]
-fn golden_sessions_with_a_control_plane() {
-    let world = World::start();
-    let token = fs::read_to_string(world.path("server/admin.token")).unwrap();
-    trycmd::TestCases::new()
-        .case("tests/cmd/served/*.trycmd")
-        .env("COLUMNS", "110")
-        .env("TOMBOLO_HOME", "nobody")
-        .env("TOMBOLO_SERVER", format!("http://{}", world.address()))
-        .env("TOMBOLO_TOKEN", token.trim())
-        .env("TOMBOLO_LOG", "off");
+use super::world::{SOON, World, poll, wait, workload};
+
+const SITES: [(&str, &[&str]); 2] = [("here", &[]), ("there", &[])];
+
+/// Counts to 60 from where its state says, ten in a second; each number leaves a mark. Asked to stop, it writes down
+/// where it is.
+const COUNT: &str = r#"
+n=$(cat "$TOMBOLO_STATE/n" 2>/dev/null || echo 0)
+trap 'exit 75' TERM
+while [ "$n" -lt 60 ]; do
+  n=$((n + 1))
+  echo "$n" > "$TOMBOLO_STATE/n.new" && mv "$TOMBOLO_STATE/n.new" "$TOMBOLO_STATE/n"
+  echo "count $n@$TOMBOLO_SITE" >> $MARKS
+  sleep 0.1
+done
+echo "$n" > outputs/sum/n
+"#;
+
+const YAML: &str = "
+project: counting
+stages:
+  count: { run: 'sh count.sh', out: [sum] }
+";
+
+/// One that runs at `here` for a while, though it may be anywhere.
+fn counting(world: &World) -> String {
+    // It begins at the dearest, which the other is not when it begins.
+    world.ok(&["site", "set", "there", "--price", "cpu_hour=9"]);
+    let dir = world.project("counting", YAML, &[("count.sh", COUNT)]);
+    let run = world.submit(&dir);
+    world.wait_mark("count", 5);
+    run
+}
+
+fn site_of(world: &World, run: &str, stage: &str) -> String {
+    workload(&world.view(run), stage)["site"].as_str().unwrap_or_default().to_owned()
 }
 
 #[test]
-fn code_that_is_mostly_something_else_is_pointed_at() {
-    let world = World::with_sites(&[("here", &[])]);
-    let yaml = "project: junk\nstages: { a: { run: 'ls > outputs/names/names', out: [names] } }\n";
-    let dir = world.project("junk", yaml, &[]);
-    fs::File::create(format!("{dir}/old.bin")).unwrap().set_len(300 << 20).unwrap();
-    let ran = world.cli(&["run", &dir]);
-    assert_eq!(ran.code, 0, "{ran}");
-    assert!(ran.err.contains("hint:") && ran.err.contains(".tomboloignore"), "{ran}");
-    fs::write(format!("{dir}/.tomboloignore"), "old.bin\n").unwrap();
-    let ran = world.cli(&["run", &dir]);
-    assert_eq!(ran.code, 0, "{ran}");
-    assert!(!ran.err.contains("hint:"), "{ran}");
-    let got = world.path("got");
-    world.ok(&["data", "get", "names", got.to_str().unwrap()]);
-    let names = fs::read_to_string(got.join("names")).unwrap();
-    assert!(!names.contains("old.bin"), "{names}");
+fn a_job_goes_there_and_back_and_counts_each_number_once() {
+    let world = World::with_sites(&SITES);
+    let run = counting(&world);
+    assert_eq!(site_of(&world, &run, "count"), "here");
+
+    let quote = world.json(&["move", "count", "--to", "there", "--quote"]);
+    assert_eq!((quote["method"].as_str(), quote["from"].as_str()), (Some("checkpoint"), Some("here")));
+    assert_eq!(site_of(&world, &run, "count"), "here", "a quote touches nothing");
+
+    let moved = world.json(&["move", "count", "--to", "there", "--why", "maintenance"]);
+    assert_eq!(moved["stage"], "done", "{moved:#}");
+    assert!(moved["downtime_ms"].is_u64() && moved["rounds"].as_u64() >= Some(1), "{moved:#}");
+    assert_eq!(site_of(&world, &run, "count"), "there");
+    let back = world.json(&["move", "count", "--back"]);
+    assert_eq!((back["to"].as_str(), back["stage"].as_str()), (Some("here"), Some("done")));
+
+    let view = world.wait_run(&run, &["succeeded"]);
+    let marks = world.marks_of("count");
+    let counted: Vec<usize> = marks.iter().map(|mark| mark.split('@').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(counted, (1..=60).collect::<Vec<_>>(), "{marks:?}");
+    assert!(marks.iter().any(|mark| mark.ends_with("@there")), "{marks:?}");
+    let attempts = workload(&view, "count")["attempts"].as_array().unwrap().clone();
+    let sites: Vec<&str> = attempts.iter().map(|attempt| attempt["site"].as_str().unwrap()).collect();
+    assert_eq!(sites, ["here", "there", "here"]);
+
+    let moves = world.json(&["move", "ls", &format!("{run}/count")]);
+    let ways: Vec<_> = moves.as_array().unwrap().iter().map(|one| one["to"].as_str().unwrap()).collect();
+    assert_eq!(ways, ["here", "there"], "the newest first");
+    assert_eq!(moves[1]["why"], "maintenance");
+}
+
+fn refused(world: &World, args: &[&str], expected: &str) {
+    let done = world.cli(args);
+    assert!(done.code == 2 && done.err.contains(expected), "{args:?}: {done}");
+}
+
+#[test]
+fn what_can_t_be_moved_says_why_and_goes_on() {
+    let mut world = World::with_sites(&SITES);
+    let run = counting(&world);
+    refused(&world, &["move", "count", "--to", "here"], "it is there");
+    refused(&world, &["move", "count", "--to", "nowhere"], "there is no site nowhere");
+    refused(&world, &["move", "count", "--to", "there", "--method", "switch"], "can't run at two sites at once");
+    refused(&world, &["move", "count", "--back"], "was not moved yet");
+    refused(&world, &["move", "--cancel", "count"], "is not being moved");
+    refused(&world, &["move", &run, "--to", "there"], "is a run");
+    refused(&world, &["move", "nothing", "--to", "there"], "there is no run, stage or service");
+
+    // The destination dies while all is being brought there; the source never notices.
+    world.kill_agent("there");
+    let begun = world.ok(&["move", "count", "--to", "there", "--deadline", "2s", "--detach"]);
+    assert_eq!(begun, "");
+    let again = world.cli(&["move", "count", "--to", "there", "--detach"]);
+    assert_eq!(again.code, 0, "asked for twice, it is one move: {again}");
+    let ended = wait(SOON, "the deadline", || {
+        let moves = world.json(&["move", "ls", "count"]);
+        (moves[0]["stage"] == "undone").then(|| moves.clone())
+    });
+    assert_eq!(ended.as_array().unwrap().len(), 1);
+    assert!(ended[0]["undone"].as_str().unwrap().contains("deadline"), "{ended:#}");
+    world.start_agent("there");
+    world.wait_run(&run, &["succeeded"]);
+    assert!(world.marks_of("count").iter().all(|mark| mark.ends_with("@here")));
+    refused(&world, &["move", &format!("{run}/count"), "--to", "there"], "it is over");
+}
+
+const SERVE: &str = r#"
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = os.environ["TOMBOLO_SITE"].encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"#;
+
+#[test]
+fn a_service_answers_there_before_it_leaves_here() {
+    let world = World::with_sites(&SITES);
+    world.ok(&["site", "set", "there", "--price", "cpu_hour=9"]);
+    let yaml = "
+project: serving
+services:
+  predict: { run: 'python3 serve.py', ready: / }
+";
+    let dir = world.project("serving", yaml, &[("serve.py", SERVE)]);
+    let run = world.submit(&dir);
+    let view = world.wait_run(&run, &["serving"]);
+    let address = |view: &Value| workload(view, "predict")["address"].as_str().unwrap().to_owned();
+    let first = address(&view);
+    assert_eq!(ask(&first).as_deref(), Some("here"));
+    let moved = world.json(&["move", "predict", "--to", "there"]);
+    assert_eq!((moved["method"].as_str(), moved["downtime_ms"].is_null()), (Some("switch"), true), "{moved:#}");
+    let second = address(&world.view(&run));
+    assert_eq!(ask(&second).as_deref(), Some("there"));
+    wait(SOON, "the source to leave", || ask(&first).is_none().then_some(()));
+    assert_eq!(world.view(&run)["state"], "serving");
+}
+
+fn ask(address: &str) -> Option<String> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer.split("\r\n\r\n").nth(1)?.to_owned())
+}
+
+/// Control plane and destination are killed in the middle of moves; each number is counted once all the same.
+#[test]
+fn moves_outlive_kills() {
+    let mut world = World::with_sites(&SITES);
+    let run = counting(&world);
+    world.ok(&["move", "count", "--to", "there", "--detach"]);
+    world.kill_server();
+    world.start_server();
+    world.kill_agent("there");
+    world.start_agent("there");
+    world.kill_agent("here");
+    world.start_agent("here");
+    let over = poll(SOON, || {
+        let moves = world.try_json(&["move", "ls", "count"])?;
+        ["done", "undone"].contains(&moves[0]["stage"].as_str()?).then_some(())
+    });
+    assert!(over.is_some(), "{}\n{}", world.json(&["move", "ls"]), world.logs());
+    world.wait_run(&run, &["succeeded"]);
+    let marks = world.marks_of("count");
+    let counted: Vec<usize> = marks.iter().map(|mark| mark.split('@').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(counted, (1..=60).collect::<Vec<_>>(), "{marks:?}");
+    assert!(!Path::new(&world.path("site/there/state")).join(&run).join("count.aside").exists());
 }

@@ -312,7 +312,7 @@ impl Task {
 pub(super) fn needed(world: &World) -> Vec<VersionId> {
     let orders = world.sites.keys().flat_map(|site| world.desired(site, &[]).assignments);
     let orders = orders.filter_map(|assignment| match assignment.intent {
-        Intent::Run(order) => Some(order),
+        Intent::Run(order) | Intent::Prepare(order) => Some(order),
         Intent::Stop => None,
     });
     orders.flat_map(|order| order.versions().collect::<Vec<_>>()).collect()

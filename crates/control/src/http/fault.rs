@@ -134,6 +134,10 @@ impl From<Refusal> for Fault {
             Refusal::TagElsewhere { .. } => {
                 Fault::conflict("tag-elsewhere", title).hint("to take it from there, say --move")
             }
+            Refusal::NotMoving(_) => Fault::conflict("not-moving", title).hint("`tombolo move ls` lists moves"),
+            Refusal::CantMove { rule: "residency", .. } => Fault::forbidden("residency", title)
+                .hint("`tombolo data why <dataset> <site>` tells where the rule comes from"),
+            Refusal::CantMove { rule, .. } => Fault::conflict(rule, title),
             Refusal::TooManyTags(_) => Fault::conflict("too-many-tags", title)
                 .hint("take some away with `tombolo data tag --delete <dataset> <tag>`"),
         }

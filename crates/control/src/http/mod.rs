@@ -13,6 +13,7 @@ mod join;
 mod lineage;
 mod links;
 mod logs;
+mod moves;
 mod once;
 mod outputs;
 mod plans;
@@ -117,6 +118,10 @@ fn all() -> OpenApiRouter<Shared> {
         .routes(routes!(events::follow))
         .routes(routes!(logs::follow))
         .routes(routes!(workloads::stop))
+        .routes(routes!(moves::quote))
+        .routes(routes!(moves::begin, moves::call_off))
+        .routes(routes!(moves::of_workload))
+        .routes(routes!(moves::list))
         .routes(routes!(plans::plan))
         .routes(routes!(sites::list))
         .routes(routes!(sites::show, sites::patch))

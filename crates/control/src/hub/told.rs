@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_api::stream::Down;
 use tombolo_core::sync::{Assignment, Desired, Intent};
-use tombolo_core::{Epoch, Name, WorkloadId};
+use tombolo_core::{Epoch, Millis, Name, VersionId, WorkloadId};
 
 /// Assignments, and placements that are settled, in one message.
 pub const PART_ITEMS_MAX: usize = 500;
@@ -17,13 +17,34 @@ pub type Secrets = BTreeMap<WorkloadId, BTreeMap<Name, String>>;
 /// What an agent was told on this connection, so that long orders are not sent again with each heartbeat.
 #[derive(Default)]
 pub struct Told {
-    assignments: BTreeMap<WorkloadId, (Epoch, bool)>,
+    assignments: BTreeMap<WorkloadId, Word>,
     revoked: BTreeSet<String>,
+}
+
+/// What of an assignment makes it another one: a placement's order stays as it is but for this.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// With the state to be prepared for.
+    Prepare(Epoch, Option<VersionId>),
+    /// Under a lease.
+    Run(Epoch, Option<Millis>),
+    Stop(Epoch),
+}
+
+impl Word {
+    fn of(assignment: &Assignment) -> Word {
+        let epoch = assignment.epoch;
+        match &assignment.intent {
+            Intent::Prepare(order) => Word::Prepare(epoch, order.state),
+            Intent::Run(order) => Word::Run(epoch, order.spec.failover_after),
+            Intent::Stop => Word::Stop(epoch),
+        }
+    }
 }
 
 impl Told {
     pub fn is_news(&mut self, assignment: &Assignment) -> bool {
-        let now = (assignment.epoch, assignment.intent == Intent::Stop);
+        let now = Word::of(assignment);
         self.assignments.insert(assignment.workload.clone(), now) != Some(now)
     }
 
@@ -41,6 +62,7 @@ impl Told {
 pub fn parts(answers: u64, desired: Desired, mut secrets: Secrets, revoked: Option<BTreeSet<String>>) -> Vec<Down> {
     let empty = || Down { answers, desired: Desired::default(), secrets: Secrets::new(), revoked: None, now: None };
     let mut parts = vec![Down { revoked, ..empty() }];
+    parts[0].desired.copies = desired.copies;
     let mut bytes = 0;
     for assignment in desired.assignments {
         let secrets = secrets.remove(&assignment.workload);
@@ -85,7 +107,7 @@ mod tests {
         let long = BTreeMap::from([(Name::new("long").unwrap(), "x".repeat(PART_BYTES_MAX))]);
         let secrets = Secrets::from([(assignments[2].workload.clone(), long.clone())]);
         let revoked = Some(BTreeSet::from(["key".to_owned()]));
-        let desired = Desired { assignments: assignments.clone(), settled: settled.clone() };
+        let desired = Desired { assignments: assignments.clone(), settled: settled.clone(), ..Desired::default() };
         let all = parts(7, desired, secrets, revoked.clone());
 
         let lengths: Vec<_> = all.iter().map(|part| part.desired.assignments.len()).collect();

@@ -165,6 +165,21 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// A word for the kind of it.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Reason::Residency { .. } => "residency",
+            Reason::Selector { .. } => "selector",
+            Reason::NeverFits(_) | Reason::Full => "capacity",
+            Reason::Unreachable => "unreachable",
+            Reason::Draining => "draining",
+            Reason::NoContainers => "image",
+            Reason::NoReplicaReachable { .. } => "no-replica",
+            Reason::Decided { .. } => "decided",
+            Reason::Upstream { .. } | Reason::Broken { .. } => "inputs",
+        }
+    }
+
     /// Whether it stays so as long as neither the project nor the site is changed.
     pub fn lasts(&self) -> bool {
         match self {

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::problem::Loads;
-use super::{
-    ATTEMPTS_MAX, Attempt, CLOCK_DRIFT_PER_MILLE, Cache, REPLAN_EVERY, RunRecord, RunState, WorkloadRecord, World,
-};
+use super::{CLOCK_DRIFT_PER_MILLE, Cache, REPLAN_EVERY, RunRecord, RunState, WorkloadRecord, World};
 use crate::ids::{Name, RunId, SiteId, WorkloadId};
 use crate::placement::{self, Placement, Reason, Verdict};
 use crate::sync::Outcome;
@@ -23,6 +21,7 @@ impl World {
         self.forget_the_future(now);
         self.end_backoffs(now);
         self.fail_over(now);
+        self.end_late_moves(now);
         self.release_waiting(now);
         self.ask_cache();
         self.place(now);
@@ -37,7 +36,7 @@ impl World {
         }
     }
 
-    fn timed(&self) -> impl Iterator<Item = &WorkloadRecord> {
+    pub(super) fn timed(&self) -> impl Iterator<Item = &WorkloadRecord> {
         self.index.timed.iter().filter_map(|id| self.workloads.get(id))
     }
 
@@ -48,7 +47,7 @@ impl World {
             _ => None,
         });
         let lease = self.timed().filter_map(|record| self.lease_over(record));
-        backoff.chain(lease).min()
+        backoff.chain(lease).chain(self.timed().filter_map(World::move_deadline)).min()
     }
 
     fn end_backoffs(&mut self, now: Timestamp) {
@@ -65,7 +64,7 @@ impl World {
     /// When a placement at a silent site has surely been stopped there by its own agent: the lease, the
     /// grace in which it may still be ending, and what the agent's clock may be slow.
     fn lease_over(&self, record: &WorkloadRecord) -> Option<Timestamp> {
-        let lease = record.spec.failover_after?;
+        let lease = record.lease()?;
         let site = self.sites.get(record.state.site()?)?;
         let heard = site.heard.unwrap_or(self.awake).max(self.awake);
         let held = lease.0 + record.spec.grace.0;
@@ -85,6 +84,10 @@ impl World {
                 attempt.ended = Some(now);
                 attempt.outcome = Some(Outcome::Lost { why: "its site was silent for longer than its lease".into() });
             }
+            if self.landing_lost(&id, now) {
+                continue;
+            }
+            let record = self.workloads.get_mut(&id).expect("listed above");
             let stop = record.stopping;
             record.stopping = false;
             let why = site.map(|site| format!("{site} was silent for longer than failover_after"));
@@ -261,22 +264,8 @@ impl World {
 
     fn commit(&mut self, id: &WorkloadId, site: SiteId, placement: Placement, now: Timestamp) {
         let record = self.workloads.get_mut(id).expect("looked up by the caller");
-        record.epoch = record.epoch.next();
-        record.attempts.push(Attempt {
-            epoch: record.epoch,
-            site: site.clone(),
-            placed: now,
-            ended: None,
-            ran: None,
-            outcome: None,
-            bytes_in: 0,
-            memory_peak_bytes: None,
-            cpu: None,
-            metric: None,
-            cost: 0.0,
-        });
-        let excess = record.attempts.len().saturating_sub(ATTEMPTS_MAX);
-        record.attempts.drain(..excess);
+        record.epoch = record.newest_epoch().next();
+        record.note_attempt(&site, now);
         record.why = None;
         record.placement = Some(placement);
         self.take_step(id, Step::Place { site }, now, None);
@@ -343,8 +332,7 @@ impl World {
 
     /// Runs that are over and of which no site has anything to tell: the store alone may keep them.
     pub fn retire(&mut self) -> Vec<RunId> {
-        let over =
-            |run: &RunRecord| is_over(run.state) && self.workloads_of(&run.id).all(|record| record.state.is_final());
+        let over = |run: &RunRecord| is_over(run.state) && self.workloads_of(&run.id).all(WorkloadRecord::is_over);
         let ids = self.index.over.iter().filter_map(|id| self.runs.get(id)).filter(|run| over(run));
         let ids: Vec<RunId> = ids.map(|run| run.id.clone()).collect();
         for id in &ids {
@@ -360,7 +348,7 @@ impl World {
         ids
     }
 
-    fn take_step(&mut self, id: &WorkloadId, step: Step, now: Timestamp, text: Option<String>) {
+    pub(super) fn take_step(&mut self, id: &WorkloadId, step: Step, now: Timestamp, text: Option<String>) {
         let record = self.workloads.get_mut(id).expect("callers name workloads that they found");
         let Ok(next) = record.state.step(step, now) else { return };
         let sites = [record.state.site().cloned(), next.site().cloned()];

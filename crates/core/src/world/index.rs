@@ -13,7 +13,7 @@ pub(super) struct Index {
     /// All that was loaded has been taken in; before, nothing here is complete.
     whole: bool,
     here: BTreeMap<SiteId, BTreeSet<WorkloadId>>,
-    at: BTreeMap<WorkloadId, SiteId>,
+    at: BTreeMap<WorkloadId, BTreeSet<SiteId>>,
     pub queued: BTreeSet<WorkloadId>,
     /// Those that time alone may change: they pause, or their lease may end.
     pub timed: BTreeSet<WorkloadId>,
@@ -27,16 +27,20 @@ pub(super) struct Index {
 
 impl Index {
     fn note(&mut self, id: &WorkloadId, record: Option<&WorkloadRecord>) {
-        let site = record.and_then(|record| record.state.site());
-        if self.at.get(id) != site {
-            if let Some(old) = self.at.remove(id)
-                && let Some(here) = self.here.get_mut(&old)
-            {
-                here.remove(id);
+        let sites: BTreeSet<SiteId> = record.into_iter().flat_map(WorkloadRecord::sites).cloned().collect();
+        let before = self.at.get(id);
+        if before.is_none_or(|before| *before != sites) {
+            for old in before.into_iter().flatten().filter(|old| !sites.contains(*old)) {
+                if let Some(here) = self.here.get_mut(old) {
+                    here.remove(id);
+                }
             }
-            if let Some(site) = site {
-                self.at.insert(id.clone(), site.clone());
+            for site in &sites {
                 self.here.entry(site.clone()).or_default().insert(id.clone());
+            }
+            match sites.is_empty() {
+                true => drop(self.at.remove(id)),
+                false => drop(self.at.insert(id.clone(), sites)),
             }
         }
         keep(&mut self.queued, id, record.is_some_and(|record| matches!(record.state, State::Queued { .. })));
@@ -53,8 +57,8 @@ fn keep(set: &mut BTreeSet<WorkloadId>, id: &WorkloadId, member: bool) {
 }
 
 fn timed(record: &WorkloadRecord) -> bool {
-    let leased = record.spec.failover_after.is_some() && record.state.site().is_some();
-    leased || matches!(record.state, State::Backoff { .. })
+    let leased = record.lease().is_some() && record.state.site().is_some();
+    leased || record.moving.is_some() || matches!(record.state, State::Backoff { .. })
 }
 
 impl World {
@@ -104,10 +108,16 @@ impl World {
     }
 
     /// What is placed at a site.
-    pub(super) fn placed_at<'a>(&'a self, site: &SiteId) -> Box<dyn Iterator<Item = &'a WorkloadRecord> + 'a> {
+    pub(super) fn placed_at<'a>(&'a self, site: &SiteId) -> impl Iterator<Item = &'a WorkloadRecord> + use<'a> {
+        let at = site.clone();
+        self.present_at(site).filter(move |record| record.state.site() == Some(&at))
+    }
+
+    /// What has a placement at a site, be it one that arrives with a move or has to leave.
+    pub(super) fn present_at<'a>(&'a self, site: &SiteId) -> Box<dyn Iterator<Item = &'a WorkloadRecord> + 'a> {
         if !self.index.whole {
             let site = site.clone();
-            return Box::new(self.workloads.values().filter(move |record| record.state.site() == Some(&site)));
+            return Box::new(self.workloads.values().filter(move |record| record.sites().any(|at| *at == site)));
         }
         Box::new(self.index.here.get(site).into_iter().flatten().filter_map(|id| self.workloads.get(id)))
     }

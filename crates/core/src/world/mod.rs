@@ -10,6 +10,7 @@ mod cache;
 mod datasets;
 mod decide;
 mod index;
+mod moving;
 mod problem;
 mod report;
 mod retain;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::facts::Facts;
 use crate::ids::{Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
+use crate::moving::{Leaving, Moved, Moving};
 use crate::placement::Placement;
 use crate::residency::Residency;
 use crate::resources::Resources;
@@ -181,6 +183,28 @@ pub struct WorkloadRecord {
     pub state_dir: Option<VersionId>,
     #[serde(default)]
     pub attempts: Vec<Attempt>,
+    /// The highest epoch that was given to a placement which never became the workload's.
+    #[serde(default)]
+    pub spent: Epoch,
+    /// The move that is under way, and those that are over, the newest last.
+    #[serde(default)]
+    pub moving: Option<Moving>,
+    #[serde(default)]
+    pub moves: Vec<Moved>,
+    /// Placements that have to end, beside the one that counts.
+    #[serde(default)]
+    pub leaving: Vec<Leaving>,
+    /// What copies of its state directory have told of it.
+    #[serde(default)]
+    pub copied: Option<Measured>,
+}
+
+/// How large a state directory is, and how much of it changes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    pub bytes: u64,
+    #[serde(default)]
+    pub change_bytes_per_s: Option<f64>,
 }
 
 /// An explanation that an earlier version wrote in another form is left out: nothing is decided by it, and what still
@@ -379,7 +403,7 @@ impl World {
             return desired;
         }
         for record in self.placed_at(site) {
-            let intent = match record.stopping {
+            let intent = match record.has_to_end() {
                 true => Intent::Stop,
                 false => match self.order(record) {
                     Some(order) => Intent::Run(Box::new(order)),
@@ -388,6 +412,7 @@ impl World {
             };
             desired.assignments.push(Assignment { workload: record.id.clone(), epoch: record.epoch, intent });
         }
+        self.desire_moves(site, &mut desired);
         self.answer(site, observed, &mut desired);
         desired
     }
@@ -398,7 +423,8 @@ impl World {
         for (alias, source) in &record.spec.inputs {
             inputs.insert(alias.clone(), self.resolve(run, source)?);
         }
-        Some(Order { spec: record.spec.clone(), code: run.code, inputs, state: record.state_dir })
+        let spec = WorkloadSpec { failover_after: record.lease(), ..record.spec.clone() };
+        Some(Order { spec, code: run.code, inputs, state: record.state_dir })
     }
 
     /// The version that a name stands for in a run, once it is known.
@@ -411,10 +437,10 @@ impl World {
         record.outputs.get(source).map(|made| made.version)
     }
 
-    /// What is not taken at a site by what is placed there.
+    /// What is not taken at a site by what is there, or about to be.
     pub fn free(&self, site: &SiteRecord) -> Resources {
         let mut free = site.info.capacity.clone();
-        for record in self.placed_at(&site.info.id) {
+        for record in self.present_at(&site.info.id) {
             free.take(&record.spec.resources);
         }
         free

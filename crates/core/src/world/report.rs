@@ -26,7 +26,7 @@ const SERVED_WELL: Millis = Millis::from_secs(60);
 /// What the control plane knows of a placement that a site reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known {
-    /// The newest epoch, at this site, not over.
+    /// The newest epoch, at this site, not over; or the one that arrives there.
     Live,
     /// Recorded as over, or an older epoch.
     Past,
@@ -45,9 +45,15 @@ impl World {
             self.note_transfer(site, seen);
         }
         for observed in &report.observed {
-            if self.known(site, &observed.workload, observed.epoch) == Known::Live {
+            self.take_leaving(site, observed, now);
+            if self.arrives(site, &observed.workload, observed.epoch) {
+                self.take_arrival(observed, now);
+            } else if self.known(site, &observed.workload, observed.epoch) == Known::Live {
                 self.take_phase(site, observed, now);
             }
+        }
+        for copied in &report.copied {
+            self.take_copy(site, copied, now);
         }
     }
 
@@ -65,6 +71,10 @@ impl World {
         let egress = self.sites.get(&seen.from).map_or(0.0, |from| from.info.prices.egress(seen.wire_bytes));
         let Some(id) = &seen.workload else { return };
         let Some(record) = self.workloads.get_mut(id) else { return };
+        if let Some(moving) = record.moving.as_mut().filter(|moving| moving.to == *site) {
+            moving.bytes = moving.bytes.saturating_add(seen.wire_bytes);
+            self.changes.workloads.insert(id.clone());
+        }
         if let Some(attempt) = record.attempts.last_mut().filter(|attempt| attempt.site == *site) {
             attempt.bytes_in = attempt.bytes_in.saturating_add(seen.wire_bytes);
             attempt.cost += egress;
@@ -75,7 +85,8 @@ impl World {
     pub fn known(&self, site: &SiteId, id: &WorkloadId, epoch: Epoch) -> Known {
         match self.workloads.get(id) {
             Some(record) if record.epoch == epoch && record.state.site() == Some(site) => Known::Live,
-            Some(record) if record.epoch >= epoch => Known::Past,
+            Some(record) if record.arrival() == Some((site, epoch)) => Known::Live,
+            Some(record) if record.newest_epoch() >= epoch => Known::Past,
             // Of runs that are over only the store knows; the edge has looked there before it asks here.
             _ => Known::Unknown,
         }
@@ -128,7 +139,7 @@ impl World {
                 Step::Ready { since: *since, address: address.clone() }
             }
             Phase::Finished(finish) => return self.take_finish(site, id, finish, now),
-            Phase::Preparing | Phase::Running { .. } | Phase::Ready { .. } => return,
+            Phase::Preparing | Phase::Prepared { .. } | Phase::Running { .. } | Phase::Ready { .. } => return,
         };
         let record = self.workloads.get_mut(id).expect("known to be live");
         // A step that does not fit is an old report that came late; the next one tells more.
@@ -137,6 +148,7 @@ impl World {
         record.state = next;
         self.touch(id);
         self.tell(now, id, None);
+        self.settle_move(id, now);
         if ready {
             self.supersede(&id.clone(), now);
         }
@@ -164,6 +176,9 @@ impl World {
             let residency = self.inherited(id);
             self.enter_version(version, 0, 0, residency, site, Some(id.clone()), now);
         }
+        if self.end_of_moving(id, finish, &outcome, now) {
+            return;
+        }
         let record = self.workloads.get_mut(id).expect("known to be live");
         record.state_dir = finish.state.or(record.state_dir);
         if matches!(record.state, State::Ready { since, .. } if now.since(since) >= SERVED_WELL) {
@@ -188,6 +203,7 @@ impl World {
     /// told to stop everything; one that can't be told is not waited for, since a person has given it up.
     pub fn revoke(&mut self, site: &SiteId, now: Timestamp) -> Result<(), Refusal> {
         self.edit_site(site, |record| record.revoked = true)?;
+        self.revoke_moves(site, now);
         let there: Vec<WorkloadId> = self.placed_at(site).map(|record| record.id.clone()).collect();
         for id in there {
             let stopping = self.workloads[&id].stopping;
@@ -197,6 +213,9 @@ impl World {
             };
             let finish = Finish::without_running(outcome.clone(), now);
             self.note_attempt(site, &id, &finish, &outcome, now);
+            if self.end_of_moving(&id, &finish, &outcome, now) {
+                continue;
+            }
             let record = self.workloads.get_mut(&id).expect("listed above");
             // Its agent, told to stop everything, may use up the grace.
             let grace = record.spec.grace + REVOKED_MARGIN;
@@ -280,7 +299,7 @@ impl World {
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is one column of the version's record")]
-    fn enter_version(
+    pub(super) fn enter_version(
         &mut self,
         id: VersionId,
         bytes: u64,
@@ -374,10 +393,22 @@ impl World {
     }
 
     fn note_attempt(&mut self, site: &SiteId, id: &WorkloadId, finish: &Finish, outcome: &Outcome, now: Timestamp) {
+        let epoch = self.workloads[id].epoch;
+        self.note_end_of(site, id, epoch, finish, outcome, now);
+    }
+
+    pub(super) fn note_end_of(
+        &mut self,
+        site: &SiteId,
+        id: &WorkloadId,
+        epoch: Epoch,
+        finish: &Finish,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) {
         let prices = self.sites.get(site).map(|site| site.info.prices.clone()).unwrap_or_default();
-        let record = self.workloads.get_mut(id).expect("known to be live");
+        let record = self.workloads.get_mut(id).expect("looked up by the caller");
         let need = record.spec.resources.clone();
-        let epoch = record.epoch;
         if let Some(attempt) = record.attempts.iter_mut().rev().find(|attempt| attempt.epoch == epoch) {
             attempt.ended = Some(now);
             attempt.ran = finish.ran;

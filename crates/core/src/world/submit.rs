@@ -73,6 +73,10 @@ pub enum Refusal {
     TagElsewhere { dataset: Name, tag: Tag, version: VersionId },
     #[error("{0} has {TAGS_MAX} tags, and more are not kept")]
     TooManyTags(Name),
+    #[error("{id} can't be moved to {to}: {why}")]
+    CantMove { id: WorkloadId, to: SiteId, rule: &'static str, why: String },
+    #[error("{0} is not being moved")]
+    NotMoving(WorkloadId),
 }
 
 impl World {
@@ -167,6 +171,7 @@ impl World {
     }
 
     pub fn stop_workload(&mut self, id: &WorkloadId, now: Timestamp) -> Result<(), Refusal> {
+        self.stop_moving(id, now);
         let record = self.workloads.get_mut(id).ok_or_else(|| Refusal::NoWorkload(id.clone()))?;
         if let Some(site) = record.state.site().cloned() {
             if !record.stopping {
@@ -333,7 +338,8 @@ impl World {
     pub fn needs(&self, id: &VersionId) -> bool {
         let run = |run: &RunRecord| run.code == *id || run.data.values().any(|version| version == id);
         let workload = |record: &WorkloadRecord| {
-            record.state_dir == Some(*id) || record.outputs.values().any(|made| made.version == *id)
+            let ahead = || record.moving.as_ref().is_some_and(|moving| moving.ahead() == Some(*id));
+            record.state_dir == Some(*id) || ahead() || record.outputs.values().any(|made| made.version == *id)
         };
         self.runs.values().any(run) || self.workloads.values().any(workload)
     }
@@ -371,6 +377,11 @@ fn new_workload(id: WorkloadId, spec: WorkloadSpec) -> WorkloadRecord {
         outputs: BTreeMap::new(),
         state_dir: None,
         attempts: Vec::new(),
+        spent: Epoch::NONE,
+        moving: None,
+        moves: Vec::new(),
+        leaving: Vec::new(),
+        copied: None,
     }
 }
 

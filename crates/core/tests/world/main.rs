@@ -7,6 +7,7 @@ mod datasets;
 mod expect;
 mod life;
 mod limits;
+mod moves;
 mod play;
 mod queue;
 mod services;

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_core::digest::Digest;
+use tombolo_core::moving::{Method, Taken, Wish};
 use tombolo_core::residency::{Residency, Selector};
 use tombolo_core::site::{Prices, SiteInfo};
 use tombolo_core::sketch::Sketch;
 use tombolo_core::source::Source;
 use tombolo_core::spec::{Bound, Command, DataSpec, Job, Kind, Objective, ProjectSpec, Service, WorkloadSpec};
-use tombolo_core::sync::{Finish, Intent, Made, Observed, Outcome, Phase, Replicas, Report};
-use tombolo_core::workload::State;
-use tombolo_core::world::{Event, Pruned, Refusal, Release, SiteRecord, Submission, VersionRecord, World};
+use tombolo_core::sync::{Copied, Finish, Intent, Made, Observed, Outcome, Phase, Report, StateCopy};
+use tombolo_core::world::{
+    Event, Pruned, Refusal, Release, SiteRecord, Submission, VersionRecord, WorkloadRecord, World,
+};
 use tombolo_core::{Epoch, Millis, Name, Resources, RunId, SiteId, Timestamp, VersionId, WorkloadId};
 
 pub struct Play {
@@ -85,6 +87,7 @@ fn workload(line: &str) -> (Name, WorkloadSpec) {
             port: words.get("port").map(|port| port.parse().unwrap()),
             ready: None,
             replicas: words.number("replicas", 1) as u32,
+            single: words.get("single").is_some(),
         }),
         None => Kind::Job(Job {
             outputs: words.all("out").map(name).collect(),
@@ -252,6 +255,12 @@ impl Play {
             ["stop", what] if what.contains('/') => self.world.stop_workload(&id(what), self.now).unwrap(),
             ["stop", what] => self.world.stop(&run(what), self.now).unwrap(),
             ["retry", what] => self.world.retry(&run(what), self.now).unwrap(),
+            ["move", what, to, how @ ..] => self.try_move(what, to, how).unwrap(),
+            ["call-off", what] => self.world.call_off(&id(what), "ann thought better of it".into(), self.now).unwrap(),
+            ["prepared", what, state @ ..] => {
+                self.see(what, Phase::Prepared { state: state.first().map(|word| version(word)) });
+            }
+            ["copied", what, round, rest @ ..] => self.copied(what, round.parse().unwrap(), rest),
             ["accept", what] => self.see(what, Phase::Preparing),
             ["start", what] => self.see(what, Phase::Running { since: self.now }),
             ["ready", what] => self.see(what, Phase::Ready { since: self.now, address: "h:1".into() }),
@@ -262,6 +271,45 @@ impl Play {
             other => panic!("{other:?}"),
         }
         self.settle();
+    }
+
+    /// `p-1/train b`, with words as `switch`, `deadline=20`, `downtime=1`.
+    pub fn try_move(&mut self, what: &str, to: &str, how: &[&str]) -> Result<(), Refusal> {
+        let secs = |key: &str| {
+            let value = how.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+            value.map(|value| Millis::from_secs(value.parse().unwrap()))
+        };
+        let method = how.iter().find_map(|word| match *word {
+            "switch" => Some(Method::Switch),
+            "checkpoint" => Some(Method::Checkpoint),
+            "restart" => Some(Method::Restart),
+            _ => None,
+        });
+        let (deadline, max_downtime) = (secs("deadline"), secs("downtime"));
+        let wish = Wish { to: site(to), method, deadline, max_downtime, by: "ann".into(), why: None };
+        self.world.begin_move(&id(what), wish, self.now)
+    }
+
+    /// `p-1/train#1@a 1 s1 100`: the first round's copy is `s1`, of which 100 bytes are new; without one it is empty.
+    fn copied(&mut self, what: &str, round: u32, rest: &[&str]) {
+        let (workload, old) = what.split_once('#').unwrap();
+        let (epoch, place) = old.split_once('@').unwrap();
+        let (workload, epoch) = (id(workload), Epoch(epoch.parse().unwrap()));
+        let arrival = self.world.workloads[&workload].moving.as_ref().map_or(Epoch::NONE, |moving| moving.epoch);
+        let turn = (arrival, round);
+        let result = match rest {
+            ["failed"] => Err("its disk is full".to_owned()),
+            rest => Ok(Taken {
+                version: rest.first().map(|word| version(word)),
+                bytes: 1000,
+                files: rest.len() as u64,
+                fresh_bytes: rest.get(1).map_or(0, |fresh| fresh.parse().unwrap()),
+                took: Millis(1),
+                torn: false,
+            }),
+        };
+        let copied = vec![Copied { of: StateCopy { workload, epoch, turn }, result }];
+        self.world.report(&site(place), &Report { copied, ..Report::default() }, self.now);
     }
 
     /// `p-1/train` is its newest placement, wherever that was; `p-1/train#1@a` another.
@@ -279,7 +327,7 @@ impl Play {
             }
         };
         let observed = vec![Observed { workload, epoch, phase }];
-        let report = Report { observed, replicas: Replicas::default(), transfers: Vec::new() };
+        let report = Report { observed, ..Report::default() };
         self.world.report(&place, &report, self.now);
     }
 
@@ -331,6 +379,12 @@ impl Play {
             if let Some(site) = record.state.site() {
                 text += &format!("@{site}#{}{}", record.epoch, if record.stopping { "!" } else { "" });
             }
+            if let Some(moving) = &record.moving {
+                text += &format!(">{}#{} {}", moving.to, moving.epoch, moving.stage.word());
+            }
+            for leaving in &record.leaving {
+                text += &format!(" -{}#{}", leaving.site, leaving.epoch);
+            }
         }
         text
     }
@@ -368,7 +422,11 @@ impl Play {
             .assignments
             .iter()
             .map(|one| {
-                let word = if one.intent == Intent::Stop { "stop" } else { "run" };
+                let word = match &one.intent {
+                    Intent::Stop => "stop",
+                    Intent::Run(_) => "run",
+                    Intent::Prepare(_) => "prepare",
+                };
                 format!("{word} {}#{}", one.workload, one.epoch)
             })
             .collect();
@@ -379,8 +437,8 @@ impl Play {
     /// What every site holds is within what it has.
     pub fn within_capacity(&self) {
         for record in self.world.sites.values() {
-            let here = |state: &State| state.site() == Some(&record.info.id);
-            let held = self.world.workloads.values().filter(|record| here(&record.state));
+            let here = |other: &&WorkloadRecord| other.sites().any(|site| *site == record.info.id);
+            let held = self.world.workloads.values().filter(here);
             let held: u64 = held.map(|record| record.spec.resources.cpus_milli).sum();
             assert!(held <= record.info.capacity.cpus_milli, "{} holds {held}", record.info.id);
         }

@@ -237,9 +237,9 @@ fn workload(record: &WorkloadRecord) -> Result<Vec<Cell>, StoreError> {
     Ok(vec![
         text(&record.id.run),
         text(&record.id.name),
-        int(record.epoch.0)?,
+        int(record.newest_epoch().0)?,
         Cell::Int(placed.into()),
-        Cell::Int(record.state.is_final().into()),
+        Cell::Int(record.is_over().into()),
         json(record)?,
     ])
 }
