@@ -1,6 +1,7 @@
 //! What sites say of moves, and what is concluded from it.
 
 use super::super::{Measured, WorkloadRecord, World};
+use super::LANDING_LEASE;
 use crate::ids::{Epoch, SiteId, WorkloadId};
 use crate::moving::{self, BANDWIDTH_ASSUMED, Leaving, Method, Next, Prepared, Round, Stage};
 use crate::sync::{Copied, Finish, Observed, Outcome, Phase, StateCopy};
@@ -9,12 +10,12 @@ use crate::workload::State;
 
 impl World {
     /// Whether a site's placement is the one that a move puts there.
-    pub(super) fn arrives(&self, site: &SiteId, id: &WorkloadId, epoch: Epoch) -> bool {
+    pub(in crate::world) fn arrives(&self, site: &SiteId, id: &WorkloadId, epoch: Epoch) -> bool {
         self.workloads.get(id).and_then(WorkloadRecord::arrival) == Some((site, epoch))
     }
 
     /// What a destination says of a placement that is not the workload's yet.
-    pub(super) fn take_arrival(&mut self, observed: &Observed, now: Timestamp) {
+    pub(in crate::world) fn take_arrival(&mut self, observed: &Observed, now: Timestamp) {
         let id = &observed.workload;
         let Some(moving) = self.workloads.get_mut(id).and_then(|record| record.moving.as_mut()) else { return };
         match (&observed.phase, moving.stage) {
@@ -49,7 +50,7 @@ impl World {
     }
 
     /// A copy of a state directory was taken, or can't be.
-    pub(super) fn take_copy(&mut self, site: &SiteId, copied: &Copied, now: Timestamp) {
+    pub(in crate::world) fn take_copy(&mut self, site: &SiteId, copied: &Copied, now: Timestamp) {
         let StateCopy { workload: id, epoch, turn } = &copied.of;
         let Some(record) = self.workloads.get(id).filter(|record| record.epoch == *epoch) else { return };
         let Some(moving) = &record.moving else { return };
@@ -107,7 +108,7 @@ impl World {
 
     /// Takes in the end of a workload that moves. Answers whether that is all that follows from it: if not, it is an
     /// end like any other.
-    pub(super) fn end_of_moving(
+    pub(in crate::world) fn end_of_moving(
         &mut self,
         id: &WorkloadId,
         finish: &Finish,
@@ -168,7 +169,7 @@ impl World {
     }
 
     /// A destination that could not be heard of has given up what had not started there yet.
-    pub(super) fn landing_lost(&mut self, id: &WorkloadId, now: Timestamp) -> bool {
+    pub(in crate::world) fn landing_lost(&mut self, id: &WorkloadId, now: Timestamp) -> bool {
         let Some(record) = self.workloads.get_mut(id) else { return false };
         let Some(moving) = record.moving.as_ref() else { return false };
         if moving.stage != Stage::Landing || record.stopping {
@@ -181,7 +182,7 @@ impl World {
     }
 
     /// A workload's placement runs, or answers: where it was on its way, it has arrived, there or back home.
-    pub(super) fn settle_move(&mut self, id: &WorkloadId, now: Timestamp) {
+    pub(in crate::world) fn settle_move(&mut self, id: &WorkloadId, now: Timestamp) {
         let Some(record) = self.workloads.get_mut(id) else { return };
         let arrived = match &record.state {
             State::Running { .. } => record.spec.job().is_some(),
@@ -206,7 +207,7 @@ impl World {
     }
 
     /// Takes in that a placement which had to leave is over.
-    pub(super) fn take_leaving(&mut self, site: &SiteId, observed: &Observed, now: Timestamp) {
+    pub(in crate::world) fn take_leaving(&mut self, site: &SiteId, observed: &Observed, now: Timestamp) {
         let Some(record) = self.workloads.get_mut(&observed.workload) else { return };
         let before = record.leaving.len();
         let over = matches!(observed.phase, Phase::Finished(_));
@@ -224,7 +225,7 @@ impl World {
     }
 
     /// What a revoked site had of moves: nothing has to leave it any more, and nothing arrives there.
-    pub(super) fn revoke_moves(&mut self, site: &SiteId, now: Timestamp) {
+    pub(in crate::world) fn revoke_moves(&mut self, site: &SiteId, now: Timestamp) {
         let there: Vec<WorkloadId> = self.present_at(site).map(|record| record.id.clone()).collect();
         for id in there {
             if self.workloads[&id].arrival().is_some_and(|(to, _)| to == site) {
