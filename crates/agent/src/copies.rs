@@ -37,7 +37,7 @@ pub fn take(store: &Store, dir: &Path) -> Result<Taken, String> {
         }
     }
     let aside = dir.with_extension("aside");
-    let copied = set_aside(dir, &aside).and_then(|()| Ok(store.add_tree(&aside, &AddOptions::default())));
+    let copied = set_aside(dir, &aside).map(|()| store.add_tree(&aside, &AddOptions::default()));
     let removed = fs::remove_dir_all(&aside);
     let added = copied.map_err(|error| format!("{} can't be copied: {error}", dir.display()))?;
     removed.map_err(|error| format!("{} can't be removed: {error}", aside.display()))?;
