@@ -153,7 +153,7 @@ async fn workload(session: &Session, text: &str) -> Result<WorkloadId, Failure> 
     match names::target(session, text).await? {
         Target::Workload(id) => Ok(id),
         Target::Run(run) => Err(Failure::usage(format!("{run} is a run; moves are of single stages and services"))
-            .hint(format!("tombolo ps {run} lists what it has"))),
+            .hint(format!("`tombolo ps {run}` lists what it has"))),
     }
 }
 
