@@ -1,6 +1,7 @@
 //! What an agent answers: the control plane's calls, and other sites that show a grant.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,12 +14,13 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tombolo_api::frames::{self, FrameError};
 use tombolo_api::grant::Begun;
-use tombolo_api::stream::{ALPN_DATA, CLOSE_REVOKED, Call, Progress, Said};
+use tombolo_api::stream::{ALPN_DATA, ALPN_GATEWAY, CLOSE_REVOKED, Call, Progress, Said};
 use tombolo_core::{Millis, SiteId, VersionId};
 use tombolo_data::{DataError, Store, VerifyOptions, transfer};
 
 use crate::clock::{self, ControlTime};
 use crate::fetch::Fetcher;
+use crate::gateway::Gateway;
 use crate::holds::Holds;
 use crate::host::HostDriver;
 use crate::mind::{self, Wake};
@@ -43,6 +45,9 @@ pub struct Answerer {
     pub control_time: ControlTime,
     pub gc_grace: Option<Duration>,
     pub holds: Arc<Holds>,
+    pub gateway: Gateway,
+    /// Where it listens.
+    pub gateway_address: SocketAddr,
 }
 
 impl Answerer {
@@ -179,25 +184,33 @@ impl Answerer {
     }
 }
 
-/// Serves other sites for as long as the process lives, each request against the grant that it shows.
-pub async fn serve_sites(
-    endpoint: Endpoint,
-    store: Arc<Store>,
-    site: SiteId,
-    grant_key: VerifyingKey,
-    revoked: watch::Receiver<Revoked>,
-    time: ControlTime,
-) {
+/// What other sites get versions from, and by what it is decided which.
+#[derive(Clone)]
+pub struct Serving {
+    pub store: Arc<Store>,
+    pub site: SiteId,
+    pub grant_key: VerifyingKey,
+    pub revoked: watch::Receiver<Revoked>,
+    pub time: ControlTime,
+}
+
+/// Serves other sites for as long as the process lives: versions, each against the grant that is shown for it, and
+/// endpoints.
+pub async fn serve_sites(endpoint: Endpoint, serving: Serving, gateway: Gateway) {
     while let Some(incoming) = endpoint.accept().await {
-        let (store, site, revoked, time) = (store.clone(), site.clone(), revoked.clone(), time.clone());
+        let (serving, gateway) = (serving.clone(), gateway.clone());
         tokio::spawn(async move {
             let Ok(connection) = incoming.await else { return };
-            if connection.alpn() != ALPN_DATA {
-                return connection.close(1u32.into(), b"sites say tombolo/data/1 to each other");
+            match connection.alpn() {
+                ALPN_DATA => {
+                    let Serving { store, site, grant_key, revoked, time } = serving;
+                    let to_key = tombolo_net::hex(&connection.remote_id());
+                    let gate = SiteGate { site, grant_key, to_key, time, begun: Mutex::default() };
+                    serve_site(connection, store, gate, revoked).await;
+                }
+                ALPN_GATEWAY => gateway.attend(connection).await,
+                _ => connection.close(1u32.into(), b"sites say tombolo/data/1 or tombolo/gateway/1 to each other"),
             }
-            let to_key = tombolo_net::hex(&connection.remote_id());
-            let gate = SiteGate { site, grant_key, to_key, time, begun: Mutex::default() };
-            serve_site(connection, store, gate, revoked).await;
         });
     }
 }
@@ -275,7 +288,11 @@ mod tests {
         let (serving, fetching) = (endpoint().await, endpoint().await);
         let address = tombolo_net::address(&serving, None);
         let (revoke, revoked) = watch::channel(Revoked::from(["somebody else".to_owned()]));
-        tokio::spawn(serve_sites(serving, here, site.clone(), key.verifying_key(), revoked, ControlTime::default()));
+        let time = ControlTime::default();
+        let limits = crate::gateway::Limits::default();
+        let gateway = Gateway::new(site.clone(), dir.path(), serving.clone(), time.clone(), limits);
+        let served = Serving { store: here, site: site.clone(), grant_key: key.verifying_key(), revoked, time };
+        tokio::spawn(serve_sites(serving, served, gateway));
         let to_key = tombolo_net::hex(&fetching.id());
         let to = SiteId::new("there").unwrap();
         let until = clock::now() + GRANT_LIFE;

@@ -10,6 +10,7 @@ pub mod config;
 mod copies;
 mod encryption;
 pub mod fetch;
+pub mod gateway;
 mod holds;
 pub mod host;
 mod journal;
@@ -31,7 +32,7 @@ use std::time::Duration;
 
 use ed25519_dalek::VerifyingKey;
 use tokio::sync::{mpsc, watch};
-use tombolo_api::stream::ALPN_DATA;
+use tombolo_api::stream::{ALPN_DATA, ALPN_GATEWAY};
 use tombolo_core::SiteId;
 use tombolo_data::transfer::{BUDGET_BYTES, Budget};
 use tombolo_data::{BucketOptions, SiteKey, Store, StoreOptions};
@@ -53,6 +54,12 @@ pub enum AgentError {
     #[error("{path} can't be used", path = .path.display())]
     Io {
         path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("endpoints can't be served at {address}")]
+    Gateway {
+        address: SocketAddr,
         #[source]
         source: std::io::Error,
     },
@@ -78,6 +85,8 @@ pub struct AgentOptions {
     pub gc_grace: Option<Duration>,
     /// Memory for chunks on their way here, over all transfers, in bytes; 64 MiB unless given, 2 MiB at least.
     pub transfer_bytes: Option<u64>,
+    /// Where to serve endpoints, over TCP; none: where it was before, or at any port of loopback.
+    pub gateway: Option<SocketAddr>,
 }
 
 /// What a started agent says of itself.
@@ -89,6 +98,8 @@ pub struct Started {
     pub store: PathBuf,
     /// The file of the key that the store is encrypted under.
     pub store_key: Option<PathBuf>,
+    /// Where endpoints are served.
+    pub gateway: SocketAddr,
 }
 
 /// Runs a site's agent until the process is ended.
@@ -107,7 +118,7 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     let store = Arc::new(Store::open(&store_dir, StoreOptions { bucket, key, ..StoreOptions::default() })?);
     let bind = BindOptions {
         listen: options.listen.unwrap_or_else(|| listen_for(&config.control.direct)),
-        alpns: vec![ALPN_DATA.to_vec()],
+        alpns: vec![ALPN_DATA.to_vec(), ALPN_GATEWAY.to_vec()],
         relay: config.control.relay.clone(),
     };
     let key = tombolo_net::key(&layout.key())?;
@@ -128,6 +139,19 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     driver.track_at(tracking.map_err(|source| config::io(&layout.0, source))?);
     let (revoked, revoked_seen) = watch::channel(answer::Revoked::new());
     let control_time = clock::ControlTime::default();
+    let listener = gateway::listen(&layout.0, options.gateway).await.map_err(|source| match options.gateway {
+        Some(address) => AgentError::Gateway { address, source },
+        None => config::io(&layout.0, source),
+    })?;
+    let gateway_address = listener.local_addr().map_err(|source| config::io(&layout.0, source))?;
+    let gateway = gateway::Gateway::new(
+        site.clone(),
+        &layout.0,
+        endpoint.clone(),
+        control_time.clone(),
+        gateway::Limits::default(),
+    );
+    tokio::spawn(gateway.clone().serve(listener));
     let answerer = Arc::new(answer::Answerer {
         site: site.clone(),
         store: store.clone(),
@@ -139,11 +163,14 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
         control_time: control_time.clone(),
         gc_grace: options.gc_grace,
         holds: Arc::default(),
+        gateway: gateway.clone(),
+        gateway_address,
     });
-    let mind = mind::Mind::load(layout.journal(), driver, fetcher, wakes.clone())?;
-    tokio::spawn(answer::serve_sites(endpoint.clone(), store, site.clone(), grant_key, revoked_seen, control_time));
+    let mind = mind::Mind::load(layout.journal(), driver, fetcher, wakes.clone(), gateway.clone())?;
+    let serving = answer::Serving { store, site: site.clone(), grant_key, revoked: revoked_seen, time: control_time };
+    tokio::spawn(answer::serve_sites(endpoint.clone(), serving, gateway));
     tokio::spawn(line::hold(config, endpoint, answerer, wakes, line));
-    started(Started { site, key: public, store: store_dir, store_key });
+    started(Started { site, key: public, store: store_dir, store_key, gateway: gateway_address });
     mind.run(woken).await
 }
 

@@ -87,6 +87,7 @@ async fn serve(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         address: tombolo_net::address(endpoint, config.control.relay.as_deref()),
         info: config.info.clone(),
+        gateway: Some(format!("http://{}", answerer.gateway_address)),
     };
     frames::write(&mut send, &Opening::Sync(Box::new(hello))).await?;
     tracing::info!("connected to the control plane");
@@ -106,6 +107,10 @@ async fn serve(
             }
             if let Some(revoked) = down.revoked.take() {
                 answerer.revoked.send_replace(revoked);
+            }
+            // Before the mind ends a placement, requests know what takes its place.
+            if let Some(routes) = down.routes.take() {
+                answerer.gateway.learn(routes);
             }
             if mind.send(Wake::Down(Box::new(down))).await.is_err() {
                 return Ok(());
@@ -179,7 +184,11 @@ mod tests {
         let store = Arc::new(Store::open(dir.path().join("store"), StoreOptions::default()).unwrap());
         let (wakes, mut woken) = mpsc::channel(100);
         let (line, seen) = watch::channel(None);
+        let limits = crate::gateway::Limits::default();
+        let time = crate::clock::ControlTime::default();
         let answerer = Arc::new(Answerer {
+            gateway: crate::gateway::Gateway::new(site.clone(), dir.path(), own.clone(), time, limits),
+            gateway_address: "127.0.0.1:1".parse().unwrap(),
             site: site.clone(),
             store: store.clone(),
             driver: Arc::new(HostDriver::new(site, dir.path(), None, Vec::new(), mpsc::channel(1).0)),

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::config::io;
 use crate::copies;
 use crate::fetch::Fetcher;
+use crate::gateway::Gateway;
 use crate::host::HostDriver;
 use crate::journal::{self, JournalFile};
 use crate::lease;
@@ -47,6 +48,16 @@ pub enum Wake {
     Seen(WorkloadId, Epoch, Phase),
     Fetched(TransferSeen),
     Copied(Copied),
+    /// A service that has to end answers nothing any more.
+    Drained(WorkloadId, Epoch),
+}
+
+/// How soon what is stopped is told so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    /// When it has answered what it was asked.
+    WhenAnswered,
+    Now,
 }
 
 pub struct Mind {
@@ -56,6 +67,7 @@ pub struct Mind {
     path: PathBuf,
     driver: Arc<HostDriver>,
     fetcher: Fetcher,
+    gateway: Gateway,
     wakes: mpsc::Sender<Wake>,
     /// In memory only, by design: after a restart the control plane sends them again.
     secrets: BTreeMap<WorkloadId, BTreeMap<Name, String>>,
@@ -63,6 +75,8 @@ pub struct Mind {
     without_secrets: BTreeSet<(WorkloadId, Epoch)>,
     /// Placements that are being prepared, with what stops the preparation.
     starting: BTreeMap<(WorkloadId, Epoch), CancellationToken>,
+    /// Services that answer what they have been asked before they are stopped.
+    draining: BTreeSet<(WorkloadId, Epoch)>,
     /// Placements that are made ready for later, with what stops that.
     preparing: BTreeMap<(WorkloadId, Epoch), CancellationToken>,
     /// The copies of state directories that were asked for last, and what became of them. They are told until their
@@ -89,6 +103,7 @@ impl Mind {
         driver: Arc<HostDriver>,
         fetcher: Fetcher,
         wakes: mpsc::Sender<Wake>,
+        gateway: Gateway,
     ) -> Result<Mind, AgentError> {
         let (file, journal) = JournalFile::open(&path)?;
         let lease = lease::path(path.parent().unwrap_or(&path));
@@ -98,10 +113,12 @@ impl Mind {
             path,
             driver,
             fetcher,
+            gateway,
             wakes,
             secrets: BTreeMap::new(),
             without_secrets: BTreeSet::new(),
             starting: BTreeMap::new(),
+            draining: BTreeSet::new(),
             preparing: BTreeMap::new(),
             copies: BTreeMap::new(),
             line: None,
@@ -124,6 +141,9 @@ impl Mind {
             if !matches!(entry.phase, Phase::Finished(_)) {
                 self.driver.watch(workload, entry.epoch);
             }
+        }
+        for (workload, entry) in &self.journal.entries {
+            self.gateway.note(workload, Some(entry));
         }
         self.save().await?;
         self.act(actions);
@@ -194,6 +214,10 @@ impl Mind {
                 }
                 self.transfers.push(seen);
             }
+            Wake::Drained(workload, epoch) => {
+                self.draining.remove(&(workload.clone(), epoch));
+                self.pass_stop_on(&workload, epoch);
+            }
             Wake::Copied(copied) => {
                 let key = (copied.of.workload.clone(), copied.of.epoch);
                 // One that was asked for since is under way.
@@ -261,6 +285,9 @@ impl Mind {
         if changed.is_empty() {
             return Ok(());
         }
+        for workload in &changed {
+            self.gateway.note(workload, self.journal.entries.get(workload));
+        }
         let mut left = FULL_TRIES_MAX;
         loop {
             // On the way to the disk and back the journal is nobody else's, and nothing of it is copied.
@@ -288,25 +315,47 @@ impl Mind {
                 Action::Prepare { workload, epoch } => self.prepare(workload, epoch),
                 Action::Unlease { workload, epoch } => self.driver.unlease(&workload, epoch),
                 Action::Start { workload, epoch } => self.start(workload, epoch),
-                Action::Stop { workload, epoch } => {
-                    if let Some(preparing) = self.preparing.remove(&(workload.clone(), epoch)) {
-                        preparing.cancel();
-                    }
-                    if self.without_secrets.remove(&(workload.clone(), epoch)) {
-                        let finish = Finish::without_running(Outcome::Stopped, clock::now());
-                        let wakes = self.wakes.clone();
-                        tokio::spawn(async move {
-                            let phase = Phase::Finished(Box::new(finish));
-                            let _ = wakes.send(Wake::Seen(workload, epoch, phase)).await;
-                        });
-                    } else if let Some(starting) = self.starting.get(&(workload.clone(), epoch)) {
-                        starting.cancel();
-                    } else {
-                        self.driver.stop(&workload, epoch);
-                    }
-                }
+                Action::Stop { workload, epoch } => self.stop(workload, epoch, Haste::WhenAnswered),
+                Action::StopNow { workload, epoch } => self.stop(workload, epoch, Haste::Now),
                 Action::Discard { workload, epoch } => self.driver.discard(&workload, epoch),
             }
+        }
+    }
+
+    fn stop(&mut self, workload: WorkloadId, epoch: Epoch, haste: Haste) {
+        let key = (workload, epoch);
+        if let Some(preparing) = self.preparing.remove(&key) {
+            preparing.cancel();
+        }
+        if self.without_secrets.remove(&key) {
+            let finish = Finish::without_running(Outcome::Stopped, clock::now());
+            let wakes = self.wakes.clone();
+            tokio::spawn(async move {
+                let _ = wakes.send(Wake::Seen(key.0, key.1, Phase::Finished(Box::new(finish)))).await;
+            });
+            return;
+        }
+        if haste == Haste::Now {
+            self.gateway.hurry(&key.0, epoch);
+            return self.pass_stop_on(&key.0, epoch);
+        }
+        if self.draining.contains(&key) {
+            return;
+        }
+        let entry = self.journal.entries.get(&key.0);
+        let Some(drained) = self.gateway.drain(&key.0, epoch, entry) else { return self.pass_stop_on(&key.0, epoch) };
+        self.draining.insert(key.clone());
+        let wakes = self.wakes.clone();
+        tokio::spawn(async move {
+            drained.await;
+            let _ = wakes.send(Wake::Drained(key.0, key.1)).await;
+        });
+    }
+
+    fn pass_stop_on(&self, workload: &WorkloadId, epoch: Epoch) {
+        match self.starting.get(&(workload.clone(), epoch)) {
+            Some(starting) => starting.cancel(),
+            None => self.driver.stop(workload, epoch),
         }
     }
 

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use tombolo_core::routes::{EndpointId, Route};
 use tombolo_core::site::{Limit, SiteInfo};
 use tombolo_core::sync::{Desired, Report};
 use tombolo_core::{Epoch, Millis, Name, SiteId, Timestamp, VersionId, WorkloadId};
@@ -16,6 +17,8 @@ use tombolo_core::{Epoch, Millis, Name, SiteId, Timestamp, VersionId, WorkloadId
 pub const ALPN_AGENT: &[u8] = b"tombolo/agent/1";
 /// Site to site: `tombolo_data::transfer`.
 pub const ALPN_DATA: &[u8] = b"tombolo/data/1";
+/// Site to site: one request of an endpoint a stream, which begins with a [`Passage`].
+pub const ALPN_GATEWAY: &[u8] = b"tombolo/gateway/1";
 
 /// Why the control plane closes an agent's connection: its key is not known.
 pub const CLOSE_UNKNOWN: u32 = 1;
@@ -47,6 +50,9 @@ pub struct Hello {
     pub address: PeerAddress,
     /// What the agent itself sees of its machine; the operator's word goes before it.
     pub info: SiteInfo,
+    /// Where it serves endpoints, as `http://ip:port`.
+    #[serde(default)]
+    pub gateway: Option<String>,
 }
 
 /// How to dial a peer: its key, and hints where it may be.
@@ -84,7 +90,83 @@ pub struct Down {
     /// The control plane's time as this was written, by which its grants end.
     #[serde(default)]
     pub now: Option<Timestamp>,
+    /// What is news of endpoints.
+    #[serde(default)]
+    pub routes: Option<RoutesNews>,
 }
+
+/// What has changed of endpoints and of the sites that serve them. What is not named stays as it is.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct RoutesNews {
+    #[serde(default)]
+    pub set: Vec<(EndpointId, Route)>,
+    /// These are all endpoints that there are; what else is known is no more.
+    #[serde(default)]
+    pub only: Option<Vec<EndpointId>>,
+    /// All sites that are not revoked.
+    #[serde(default)]
+    pub peers: Option<Vec<Peer>>,
+}
+
+/// A site, as others send requests of endpoints there and take them from there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    pub site: SiteId,
+    /// Its agent's public key in hex.
+    pub key: String,
+    /// From the site that is told this.
+    pub latency: Millis,
+    /// None where it has not connected since the control plane began: it is where it was.
+    #[serde(default)]
+    pub address: Option<PeerAddress>,
+}
+
+/// The first message of a request from one site's gateway to another's: then HTTP follows, the request and its answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Passage {
+    pub endpoint: EndpointId,
+    /// The placement that shall answer.
+    pub workload: WorkloadId,
+    pub epoch: Epoch,
+    /// It has been sent on by a site at which it should have been answered: nobody sends it on again.
+    pub sent_on: bool,
+    /// Whether to say, by a [`Leave`], before the request is sent, if it will be taken: it can be sent only once.
+    pub asks: bool,
+}
+
+/// The answer to a [`Passage`] that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leave {
+    Taken,
+    Refused(Absent),
+}
+
+/// Why a placement takes no request. Where there was no leave to ask for, it comes as HTTP's answer 421 with its word
+/// in [`ABSENT_HEADER`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Absent {
+    /// It is not there, any more or yet.
+    Gone,
+    /// It is about to end, and something will soon answer in its place.
+    Leaving,
+}
+
+impl Absent {
+    pub fn word(self) -> &'static str {
+        match self {
+            Absent::Gone => "gone",
+            Absent::Leaving => "leaving",
+        }
+    }
+
+    pub fn of_word(word: &str) -> Option<Absent> {
+        [Absent::Gone, Absent::Leaving].into_iter().find(|absent| absent.word() == word)
+    }
+}
+
+pub const ABSENT_HEADER: &str = "x-tombolo-absent";
 
 /// The answer to [`Opening::Sources`].
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -91,6 +91,9 @@ struct Running {
     /// The UDP address for other sites; loopback where the control plane is on this machine
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Where to serve endpoints, over TCP; unless given where it was before, or at any port of this machine's loopback
+    #[arg(long, value_name = "ADDRESS")]
+    gateway: Option<SocketAddr>,
     /// How old what nobody needs must be for gc to take it; an hour unless given
     #[arg(long, value_parser = span, value_name = "SPAN")]
     gc_grace: Option<Millis>,
@@ -173,10 +176,11 @@ async fn run_agent(home: &Home, dir: PathBuf, running: Running) -> Result<(), Fa
         listen: running.listen,
         gc_grace: running.gc_grace.map(|span| Duration::from_millis(span.0)),
         transfer_bytes: running.transit,
+        gateway: running.gateway,
     };
     let ran = tombolo_agent::run(options, |started| {
-        eprintln!("site {} runs", started.site);
-        let Started { site: name, key, store: store_dir, store_key } = started;
+        eprintln!("site {} runs; endpoints are at http://{}", started.site, started.gateway);
+        let Started { site: name, key, store: store_dir, store_key, gateway: _ } = started;
         let site = LocalSite { name, key, site_dir: dir, store_dir, store_key, pid: std::process::id() };
         if let Err(failure) = home.write_local_site(&site) {
             // The site works without it; `tombolo run` on this machine then doesn't know of its store.

@@ -5,6 +5,7 @@ mod audit;
 mod completions;
 mod data;
 mod demo;
+mod endpoint;
 mod events;
 mod failure;
 mod home;
@@ -93,6 +94,8 @@ enum Verb {
     Retry(retry::Retry),
     /// Move a stage or a service to another site while it runs
     Move(moves::Move),
+    /// Show services' stable addresses, and make tokens for them
+    Endpoint(endpoint::Endpoint),
     /// Add, show and fetch datasets
     Data(data::Data),
     /// Show and change sites
@@ -161,6 +164,7 @@ async fn perform(global: &Global, verb: Verb) -> Result<(), Failure> {
         Verb::Stop(args) => stop::run(global, args).await,
         Verb::Retry(args) => retry::run(global, args).await,
         Verb::Move(args) => moves::run(global, args).await,
+        Verb::Endpoint(args) => endpoint::run(global, args).await,
         Verb::Data(args) => data::run(global, args).await,
         Verb::Site(args) => site::run(global, *args).await,
         Verb::Secret(args) => secret::run(global, args).await,

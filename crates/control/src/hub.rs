@@ -14,11 +14,12 @@ use tokio::sync::{mpsc, watch};
 use tombolo_api::frames::{self, FrameError};
 use tombolo_api::grant::{GRANT_LIFE, Grant};
 use tombolo_api::stream::{
-    ALPN_AGENT, CLOSE_FAULT, CLOSE_REPLACED, CLOSE_REVOKED, CLOSE_UNKNOWN, Call, Down, Hello, Opening, PeerAddress,
-    Progress, Said, Source, Sources, Up,
+    ALPN_AGENT, CLOSE_FAULT, CLOSE_REPLACED, CLOSE_REVOKED, CLOSE_UNKNOWN, Call, Down, Hello, Opening, Peer,
+    PeerAddress, Progress, Said, Source, Sources, Up,
 };
 use tombolo_api::wire::AuditEntry;
 use tombolo_core::sync::{Assignment, Intent, Observed, Phase};
+use tombolo_core::world::{SiteRecord, World};
 use tombolo_core::{Name, SiteId, VersionId, WorkloadId};
 
 use crate::engine::{Engine, EngineGone};
@@ -28,7 +29,7 @@ use crate::store::Write;
 
 mod told;
 
-use told::Told;
+use told::{News, Told};
 
 /// Pieces of an agent's answer that may wait for a slow reader.
 const SAID_MAX: usize = 256;
@@ -43,10 +44,12 @@ struct Inner {
     secrets: Arc<Secrets>,
     grant_key: SigningKey,
     connected: Mutex<BTreeMap<SiteId, Connected>>,
+    /// Where sites were last, be they connected or not.
+    known: Mutex<BTreeMap<SiteId, Whereabouts>>,
     /// What each site said last of the transfers that are under way there.
     moving: Mutex<BTreeMap<SiteId, BTreeMap<WorkloadId, Progress>>>,
-    /// Rings when a site was revoked: the others hear of its key at once.
-    revocations: watch::Sender<()>,
+    /// Rings when a site was revoked, or has said where it is: the others hear of it at once.
+    sites: watch::Sender<()>,
     turned_away: Mutex<TurnedAway>,
     /// Answers what workloads log.
     tracking: OnceLock<axum::Router>,
@@ -56,6 +59,13 @@ struct Inner {
 struct Connected {
     connection: Connection,
     address: PeerAddress,
+}
+
+/// What a site has said of where it can be reached.
+#[derive(Clone, PartialEq)]
+struct Whereabouts {
+    address: PeerAddress,
+    gateway: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -95,8 +105,9 @@ impl Hub {
             secrets,
             grant_key,
             connected: Mutex::default(),
+            known: Mutex::default(),
             moving: Mutex::default(),
-            revocations: watch::Sender::new(()),
+            sites: watch::Sender::new(()),
             turned_away: Mutex::default(),
             tracking: OnceLock::new(),
         }))
@@ -146,11 +157,21 @@ impl Hub {
             close_revoked(&connected.connection);
             self.0.moving.lock().expect("nobody panics while holding it").remove(site);
         }
-        self.0.revocations.send_replace(());
+        self.0.sites.send_replace(());
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SiteId, Connected>> {
         self.0.connected.lock().expect("nobody panics while holding it")
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<SiteId, Whereabouts>> {
+        self.0.known.lock().expect("nobody panics while holding it")
+    }
+
+    /// Where sites serve endpoints, as they have said since this began.
+    pub fn gateways(&self) -> BTreeMap<SiteId, String> {
+        let known = self.known();
+        known.iter().filter_map(|(site, at)| Some((site.clone(), at.gateway.clone()?))).collect()
     }
 
     /// One agent's connection, from its key's check to its end.
@@ -249,6 +270,11 @@ impl Hub {
         tracing::info!(%site, version = hello.version, "agent connected");
         // Others dial it by the key that it has proved to hold, whatever it says.
         let address = PeerAddress { key: tombolo_net::hex(&connection.remote_id()), ..hello.address.clone() };
+        let whereabouts = Whereabouts { address: address.clone(), gateway: hello.gateway.clone() };
+        let before = self.known().insert(site.clone(), whereabouts.clone());
+        if before != Some(whereabouts) {
+            self.0.sites.send_replace(());
+        }
         let now = Connected { connection: connection.clone(), address };
         let before = self.lock().insert(site.clone(), now);
         if let Some(before) = before.filter(|before| before.connection.stable_id() != connection.stable_id()) {
@@ -265,7 +291,7 @@ impl Hub {
         mut recv: RecvStream,
     ) -> Result<(), FrameError> {
         let mut wakes = self.0.engine.site_wakes(site);
-        let mut revocations = self.0.revocations.subscribe();
+        let mut sites = self.0.sites.subscribe();
         let (up, mut reports) = mpsc::channel::<Up>(4);
         let reader = tokio::spawn(async move {
             loop {
@@ -301,7 +327,7 @@ impl Hub {
                     Err(_) => break Ok(()),
                 },
                 // Never an error: the hub holds the sender.
-                _ = revocations.changed() => Vec::new(),
+                _ = sites.changed() => Vec::new(),
             };
             let Some(parts) = self.down(site, answers, observed, &mut told).await else { break Ok(()) };
             let mut written = Ok(());
@@ -340,9 +366,14 @@ impl Hub {
         let seen = observed.clone();
         let looked = self.0.engine.look(move |world, now| {
             let revoked = world.sites.values().filter(|site| site.revoked).map(|site| site.key.clone()).collect();
-            (world.desired(&place, &seen), revoked, now)
+            (world.desired(&place, &seen), revoked, world.routes(), peers(world, &place), now)
         });
-        let (mut desired, revoked, now) = looked.await.ok()?;
+        let (mut desired, revoked, routes, mut peers, now) = looked.await.ok()?;
+        {
+            let known = self.known();
+            let of = |peer: &Peer| known.get(&peer.site).filter(|at| at.address.key == peer.key);
+            peers.iter_mut().for_each(|peer| peer.address = of(peer).map(|at| at.address.clone()));
+        }
         // Of runs that are over the world knows nothing any more, but the store does.
         for (workload, epoch) in self.0.engine.settle_past(site, &observed).await {
             let over = |seen: &&Observed| matches!(seen.phase, Phase::Finished(_));
@@ -360,7 +391,8 @@ impl Hub {
                 secrets.insert(assignment.workload.clone(), self.secrets_of(&order.spec.secrets).await);
             }
         }
-        let mut parts = told::parts(answers, desired, secrets, told.revoked(revoked));
+        let news = News { revoked: told.revoked(revoked), routes: told.routes(routes, peers) };
+        let mut parts = told::parts(answers, desired, secrets, news);
         parts[0].now = Some(now);
         Some(parts)
     }
@@ -440,6 +472,18 @@ impl Hub {
     }
 }
 
+/// The sites between which requests may go, as one of them is told of them.
+fn peers(world: &World, to: &SiteId) -> Vec<Peer> {
+    let others = world.sites.values().filter(|site| !site.revoked && site.info.id != *to);
+    let peer = |site: &SiteRecord| Peer {
+        site: site.info.id.clone(),
+        key: site.key.clone(),
+        latency: world.links.get(to, &site.info.id).latency,
+        address: None,
+    };
+    others.map(peer).collect()
+}
+
 fn close_revoked(connection: &Connection) {
     connection.close(CLOSE_REVOKED.into(), b"this site is revoked");
 }
@@ -449,7 +493,7 @@ mod tests {
     use iroh::SecretKey;
     use tombolo_core::Digest;
     use tombolo_core::sync::{Replicas, Report};
-    use tombolo_core::world::{SiteRecord, VersionRecord};
+    use tombolo_core::world::VersionRecord;
 
     use super::*;
     use crate::store::sqlite::SqliteStore;
@@ -495,7 +539,7 @@ mod tests {
         };
         let ((_a, first), (_b, second)) = (connect().await, connect().await);
         let info = serde_json::from_value(serde_json::json!({ "id": "home", "capacity": {} })).unwrap();
-        let hello = Hello { version: "t".to_owned(), address: address.clone(), info };
+        let hello = Hello { version: "t".to_owned(), address: address.clone(), info, gateway: None };
         let take = async |connection: &Connection, versions: &[VersionId]| {
             let report = Report { replicas: Replicas::All(versions.to_vec()), ..Report::default() };
             let up = Up { number: 1, report, moving: BTreeMap::new() };

@@ -351,7 +351,7 @@ async fn a_newer_database_is_refused() {
     let path = dir.path().join("t.db");
     SqliteStore::open(&path).await.unwrap().close().await.unwrap();
     raw(&path, "PRAGMA user_version = 99").await.unwrap();
-    check_refused(&path, "newer version of Tombolo (schema 99, this one knows 5)").await;
+    check_refused(&path, "newer version of Tombolo (schema 99, this one knows 6)").await;
 }
 
 #[tokio::test]

@@ -51,6 +51,8 @@ pub enum Action {
     Start { workload: WorkloadId, epoch: Epoch },
     /// SIGTERM, grace, SIGKILL; where the shim was not started, don't start it.
     Stop { workload: WorkloadId, epoch: Epoch },
+    /// The same, at once and whatever it is answering: somebody may be about to start it elsewhere.
+    StopNow { workload: WorkloadId, epoch: Epoch },
     /// Remove the placement's directory.
     Discard { workload: WorkloadId, epoch: Epoch },
 }
@@ -282,7 +284,7 @@ impl Journal {
             if !over && lease.is_some_and(|lease| silence >= lease) {
                 entry.stopping = true;
                 self.changed.insert(workload.clone());
-                actions.push(Action::Stop { workload: workload.clone(), epoch: entry.epoch });
+                actions.push(Action::StopNow { workload: workload.clone(), epoch: entry.epoch });
             }
         }
         actions
@@ -296,13 +298,13 @@ impl Journal {
                 let finish = Finish::without_running(Outcome::Stopped, now);
                 entry.phase = Phase::Finished(Box::new(finish));
                 self.changed.insert(workload.clone());
-                actions.push(Action::Stop { workload: workload.clone(), epoch: entry.epoch });
+                actions.push(Action::StopNow { workload: workload.clone(), epoch: entry.epoch });
             } else if !matches!(entry.phase, Phase::Finished(_)) {
                 if !entry.stopping {
                     entry.stopping = true;
                     self.changed.insert(workload.clone());
                 }
-                actions.push(Action::Stop { workload: workload.clone(), epoch: entry.epoch });
+                actions.push(Action::StopNow { workload: workload.clone(), epoch: entry.epoch });
             }
         }
         actions
@@ -412,6 +414,7 @@ mod tests {
                 seen.push(match action {
                     Action::Start { epoch, .. } => format!("start {epoch}"),
                     Action::Stop { epoch, .. } => format!("stop {epoch}"),
+                    Action::StopNow { epoch, .. } => format!("stop {epoch} now"),
                     Action::Discard { epoch, .. } => format!("discard {epoch}"),
                     Action::Prepare { epoch, .. } => format!("prepare {epoch}"),
                     Action::Unlease { epoch, .. } => format!("unlease {epoch}"),
@@ -443,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_lease_ends_by_silence_and_only_once() {
-        check(&["run 1", "silence 59999", "silence 60000", "silence 70000"], &["start 1", "stop 1"]);
+        check(&["run 1", "silence 59999", "silence 60000", "silence 70000"], &["start 1", "stop 1 now"]);
         check(&["run 1", "end 1", "silence 90000"], &["start 1"]);
     }
 
@@ -459,7 +462,7 @@ mod tests {
         check(&["prepare 1", "silence 90000", "run 1"], &["prepare 1", "start 1"]);
         // Once it has arrived it is its own.
         check(&["run 1", "arrived 1", "arrived 1", "silence 90000"], &["start 1", "unlease 1"]);
-        check(&["run 1", "silence 90000", "arrived 1"], &["start 1", "stop 1"]);
+        check(&["run 1", "silence 90000", "arrived 1"], &["start 1", "stop 1 now"]);
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::expect::{Expect, OnFailure};
-use crate::ids::Name;
+use crate::ids::{Name, SiteId};
 use crate::residency::{Residency, Selector};
 use crate::resources::Resources;
 use crate::retention::Rules;
+use crate::routes::{Access, DRAIN_DEFAULT};
 use crate::source::Source;
 use crate::time::Millis;
 
@@ -148,6 +149,33 @@ pub struct Service {
     /// Whether no two of it may run at once, not even for the moment of a move.
     #[serde(default)]
     pub single: bool,
+    /// Who may use its endpoint.
+    #[serde(default)]
+    pub access: Access,
+    /// How long what it is answering may go on when it has to end, before it is asked to.
+    #[serde(default = "drain_default")]
+    pub drain: Millis,
+    /// Which share of the requests each site gets; none given: the nearest gets all.
+    #[serde(default)]
+    pub weights: BTreeMap<SiteId, u32>,
+}
+
+impl Default for Service {
+    fn default() -> Service {
+        Service {
+            port: None,
+            ready: None,
+            replicas: 1,
+            single: false,
+            access: Access::default(),
+            drain: DRAIN_DEFAULT,
+            weights: BTreeMap::new(),
+        }
+    }
+}
+
+fn drain_default() -> Millis {
+    DRAIN_DEFAULT
 }
 
 /// An HTTP GET that answers 2xx when the service is ready.

@@ -25,7 +25,9 @@ impl Sim {
                     let delay = Millis(self.rng.range(10, 20_000));
                     self.after(delay, Event::Prepared { site: id.clone(), placement });
                 }
-                Action::Stop { workload, epoch } => self.stop(id, (workload, epoch))?,
+                Action::Stop { workload, epoch } | Action::StopNow { workload, epoch } => {
+                    self.stop(id, (workload, epoch))?;
+                }
                 Action::Discard { workload, epoch } => {
                     let placement = (workload, epoch);
                     let site = self.sites.get_mut(id).expect("a site");

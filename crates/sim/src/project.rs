@@ -58,7 +58,7 @@ pub fn project(rng: &mut Rng, number: usize, home: &SiteId, leases: bool) -> Pro
     }
     if rng.chance(300) {
         let source = rng.pick(&sources).expect("raw is always there").clone();
-        let service = Kind::Service(Service { port: None, ready: None, replicas: 1, single: rng.chance(500) });
+        let service = Kind::Service(Service { single: rng.chance(500), ..Service::default() });
         let inputs = BTreeMap::from([(source.clone(), source)]);
         workloads.insert(name("serve"), workload(rng, service, inputs, leases));
     }

@@ -192,7 +192,7 @@ pub fn outputs(names: &[&str]) -> impl FnOnce(&mut Job) {
 }
 
 pub fn service(command: &str, change: impl FnOnce(&mut Service)) -> WorkloadSpec {
-    let mut parts = Service { port: None, ready: None, replicas: 1, single: false };
+    let mut parts = Service::default();
     change(&mut parts);
     WorkloadSpec { kind: Kind::Service(parts), ..job(command) }
 }

@@ -1,5 +1,7 @@
 //! Every key of a project file, once: the reader refuses what is not here, and the JSON Schema is made of it.
 
+use tombolo_core::routes::WEIGHT_MAX;
+
 /// A mapping with known keys.
 pub(super) struct Table {
     /// In groups, so that stages and services share most of theirs.
@@ -219,6 +221,7 @@ pub(super) static ROWS: Table = Table {
     one_of: &[],
 };
 
+pub(super) const ACCESS: &[&str] = &["token", "token-passed", "public"];
 const KINDS: &[&str] = &["integer", "number", "text", "boolean", "date", "timestamp"];
 
 pub(super) static COLUMN: Table = Table {
@@ -306,6 +309,25 @@ pub(super) static SERVICE: Table = Table {
                 Shape::Flag,
                 "Whether no two may run at once, not even while it moves: then requests wait for a moment. Default: false.",
                 "true",
+            ),
+            key(
+                "access",
+                Shape::Choice(ACCESS),
+                "Who may use its endpoint: `token`, who has one of `tombolo endpoint token`; `token-passed`, the same, and \
+                 the service sees the token; `public`, whoever reaches a gateway. Default: token.",
+                r#""public""#,
+            ),
+            key(
+                "drain",
+                Shape::Duration,
+                "How long requests, streams and web sockets may take to end when it has to, before SIGTERM. Default: 30s.",
+                r#""2m""#,
+            ),
+            key(
+                "weights",
+                Shape::Map(&Shape::Whole { min: 0, max: WEIGHT_MAX as i64 }),
+                "Shares of the requests, by site. Default: the nearest site gets all.",
+                r#"{"onprem": 3, "cloud": 1}"#,
             ),
         ],
         COMMON,

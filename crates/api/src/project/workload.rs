@@ -7,7 +7,8 @@ use tombolo_core::spec::{
     Bound, Command, FAILOVER_AFTER_MIN, GRACE_DEFAULT, Gate, Job, Kind, Python, REASON_CHARS_MAX, Ready, Service,
     WorkloadSpec,
 };
-use tombolo_core::{Millis, Name};
+use tombolo_core::routes::{Access, DRAIN_DEFAULT, DRAIN_MAX, WEIGHT_MAX};
+use tombolo_core::{Millis, Name, SiteId};
 
 use super::amount;
 use super::fault::{Span, quoted};
@@ -113,7 +114,46 @@ impl Reader<'_, '_> {
             self.fault(span, "`single` and several `replicas` exclude each other", "leave one of them out");
         }
         let port = port.and_then(|port| u16::try_from(port).ok());
-        work.spec.kind = Kind::Service(Service { port, ready, replicas, single });
+        let access = fields.get("access").and_then(|node| self.access(node)).unwrap_or_default();
+        let drain = fields.get("drain").and_then(|node| self.drain(node)).unwrap_or(DRAIN_DEFAULT);
+        let weights = fields.get("weights").map(|node| self.weights(node)).unwrap_or_default();
+        work.spec.kind = Kind::Service(Service { port, ready, replicas, single, access, drain, weights });
+    }
+
+    fn access(&mut self, node: &Node) -> Option<Access> {
+        match node.text() {
+            Some("token") => Some(Access::Token),
+            Some("token-passed") => Some(Access::TokenPassed),
+            Some("public") => Some(Access::Public),
+            _ => {
+                self.wrong_type(node, "`token`, `token-passed` or `public`");
+                None
+            }
+        }
+    }
+
+    fn drain(&mut self, node: &Node) -> Option<Millis> {
+        // None at all is a fine answer here.
+        let drain = self.duration(node)?;
+        if drain > DRAIN_MAX {
+            self.fault(node.span, format!("drain is at most {DRAIN_MAX}"), "what takes longer is cut off");
+            return None;
+        }
+        Some(drain)
+    }
+
+    fn weights(&mut self, node: &Node) -> BTreeMap<SiteId, u32> {
+        let mut weights = BTreeMap::new();
+        for entry in self.entries(node, "a mapping from sites to weights, such as `{onprem: 3, cloud: 1}`") {
+            self.check_name(&entry.key.text, entry.key.span);
+            let weight = self.whole(&entry.node, 0, i64::from(WEIGHT_MAX));
+            let weight = weight.and_then(|weight| u32::try_from(weight).ok());
+            weights.extend(SiteId::new(entry.key.text.as_str()).ok().zip(weight));
+        }
+        if !weights.is_empty() && weights.values().all(|weight| *weight == 0) {
+            self.fault(node.span, "no site has a weight above 0", "leave `weights` out: then the nearest gets all");
+        }
+        weights
     }
 
     fn number_or<N: TryFrom<i64>>(&mut self, fields: &Fields, key: &'static str, min: i64, max: i64, default: N) -> N {

@@ -2,12 +2,14 @@
 
 mod access;
 mod data;
+mod endpoints;
 mod moves;
 mod runs;
 mod sites;
 
 pub use access::*;
 pub use data::*;
+pub use endpoints::*;
 pub use moves::*;
 pub use runs::*;
 pub use sites::*;

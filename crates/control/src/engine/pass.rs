@@ -68,6 +68,7 @@ impl Task {
         world.versions.extend(live.versions);
         world.forgotten.extend(live.forgotten);
         world.datasets.extend(live.datasets);
+        world.endpoint_tokens.extend(live.endpoint_tokens.into_iter().map(|token| (token.id.clone(), token)));
         world.load_sketches(live.sketches);
         for (project, workload, past) in live.history {
             world.history.insert((project, workload), past);

@@ -5,6 +5,7 @@ mod audit;
 mod check;
 mod datasets;
 mod document;
+mod endpoints;
 mod events;
 mod extract;
 mod fault;
@@ -122,6 +123,9 @@ fn all() -> OpenApiRouter<Shared> {
         .routes(routes!(moves::begin, moves::call_off))
         .routes(routes!(moves::of_workload))
         .routes(routes!(moves::list))
+        .routes(routes!(endpoints::list))
+        .routes(routes!(endpoints::make_token, endpoints::tokens))
+        .routes(routes!(endpoints::revoke_token))
         .routes(routes!(plans::plan))
         .routes(routes!(sites::list))
         .routes(routes!(sites::show, sites::patch))

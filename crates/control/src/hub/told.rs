@@ -1,9 +1,12 @@
 //! What an agent is told: only what is news on its connection, in messages of bounded size.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use tombolo_api::stream::Down;
+use tombolo_api::stream::{Down, Peer, RoutesNews};
+use tombolo_core::EndpointId;
 use tombolo_core::sync::{Assignment, Desired, Intent};
+use tombolo_core::world::Routes;
 use tombolo_core::{Epoch, Millis, Name, VersionId, WorkloadId};
 
 /// Assignments, and placements that are settled, in one message.
@@ -12,6 +15,13 @@ pub const PART_ITEMS_MAX: usize = 500;
 /// more, and then goes alone.
 pub const PART_BYTES_MAX: usize = 4 << 20;
 
+/// What is said beside placements.
+#[derive(Default)]
+pub struct News {
+    pub revoked: Option<BTreeSet<String>>,
+    pub routes: Vec<RoutesNews>,
+}
+
 pub type Secrets = BTreeMap<WorkloadId, BTreeMap<Name, String>>;
 
 /// What an agent was told on this connection, so that long orders are not sent again with each heartbeat.
@@ -19,6 +29,8 @@ pub type Secrets = BTreeMap<WorkloadId, BTreeMap<Name, String>>;
 pub struct Told {
     assignments: BTreeMap<WorkloadId, Word>,
     revoked: BTreeSet<String>,
+    routes: Option<(u64, Arc<Routes>)>,
+    peers: Option<Vec<Peer>>,
 }
 
 /// What of an assignment makes it another one: a placement's order stays as it is but for this.
@@ -55,13 +67,52 @@ impl Told {
             now
         })
     }
+
+    /// What an agent has not heard of endpoints, in pieces of bounded size; mostly nothing.
+    pub fn routes(&mut self, (version, now): (u64, Arc<Routes>), peers: Vec<Peer>) -> Vec<RoutesNews> {
+        let mut pieces = vec![RoutesNews::default()];
+        if self.peers.as_ref() != Some(&peers) {
+            pieces[0].peers = Some(peers.clone());
+            self.peers = Some(peers);
+        }
+        if self.routes.as_ref().is_none_or(|(told, _)| *told != version) {
+            let before = self.routes.replace((version, now.clone())).map(|(_, before)| before);
+            let known = |id: &EndpointId| before.as_ref().and_then(|before| before.get(id));
+            let mut bytes = 0;
+            for (id, route) in now.iter().filter(|(id, route)| known(id) != Some(*route)) {
+                bytes += length(&route);
+                if bytes > PART_BYTES_MAX {
+                    pieces.push(RoutesNews::default());
+                    bytes = length(&route);
+                }
+                pieces.last_mut().expect("there is always one").set.push((id.clone(), route.clone()));
+            }
+            if before.is_none_or(|before| !before.keys().eq(now.keys())) {
+                pieces.last_mut().expect("there is always one").only = Some(now.keys().cloned().collect());
+            }
+        }
+        pieces.retain(|piece| *piece != RoutesNews::default());
+        pieces
+    }
 }
 
 /// The messages that say all of it; one at least, since it also answers. Each stands for itself: what a message does
 /// not name stays as it is.
-pub fn parts(answers: u64, desired: Desired, mut secrets: Secrets, revoked: Option<BTreeSet<String>>) -> Vec<Down> {
-    let empty = || Down { answers, desired: Desired::default(), secrets: Secrets::new(), revoked: None, now: None };
-    let mut parts = vec![Down { revoked, ..empty() }];
+pub fn parts(answers: u64, desired: Desired, mut secrets: Secrets, news: News) -> Vec<Down> {
+    let empty = || Down {
+        answers,
+        desired: Desired::default(),
+        secrets: Secrets::new(),
+        revoked: None,
+        now: None,
+        routes: None,
+    };
+    // Of routes first: where a placement ends, requests have to know what takes its place.
+    let mut parts: Vec<Down> = news.routes.into_iter().map(|news| Down { routes: Some(news), ..empty() }).collect();
+    if parts.is_empty() {
+        parts.push(empty());
+    }
+    parts[0].revoked = news.revoked;
     parts[0].desired.copies = desired.copies;
     let mut bytes = 0;
     for assignment in desired.assignments {
@@ -108,7 +159,7 @@ mod tests {
         let secrets = Secrets::from([(assignments[2].workload.clone(), long.clone())]);
         let revoked = Some(BTreeSet::from(["key".to_owned()]));
         let desired = Desired { assignments: assignments.clone(), settled: settled.clone(), ..Desired::default() };
-        let all = parts(7, desired, secrets, revoked.clone());
+        let all = parts(7, desired, secrets, News { revoked: revoked.clone(), ..News::default() });
 
         let lengths: Vec<_> = all.iter().map(|part| part.desired.assignments.len()).collect();
         assert_eq!(lengths, [2, 1, PART_ITEMS_MAX]);
@@ -118,6 +169,6 @@ mod tests {
         assert_eq!(all.iter().filter_map(|part| part.revoked.clone()).collect::<Vec<_>>(), Vec::from_iter(revoked));
         assert_eq!(all.iter().flat_map(|part| part.desired.assignments.clone()).collect::<Vec<_>>(), assignments);
         assert_eq!(all.iter().flat_map(|part| part.desired.settled.clone()).collect::<Vec<_>>(), settled);
-        assert_eq!(parts(7, Desired::default(), Secrets::new(), None).len(), 1, "an answer is owed all the same");
+        assert_eq!(parts(7, Desired::default(), Secrets::new(), News::default()).len(), 1, "an answer is owed all the same");
     }
 }

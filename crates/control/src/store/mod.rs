@@ -12,7 +12,7 @@ use tombolo_core::site::Link;
 use tombolo_core::sketch::Sketch;
 use tombolo_core::sync::Made;
 use tombolo_core::world::{
-    Dataset, Event, Naming, PastRuns, Removed, RunRecord, SiteRecord, VersionRecord, WorkloadRecord,
+    Dataset, EndpointToken, Event, Naming, PastRuns, Removed, RunRecord, SiteRecord, VersionRecord, WorkloadRecord,
 };
 use tombolo_core::{Epoch, Name, RunId, SiteId, Timestamp, VersionId, WorkloadId};
 
@@ -112,8 +112,12 @@ pub enum Write {
     DropSecret {
         name: Name,
     },
+    EndpointToken(Box<EndpointToken>),
+    DropEndpointToken {
+        id: String,
+    },
     Audit(Box<AuditEntry>),
-    /// Forgets answers to creates that were given before this, and join tokens that ended before it.
+    /// Forgets answers to creates that were given before this, and join and endpoint tokens that ended before it.
     Prune {
         before: Timestamp,
     },
@@ -157,6 +161,7 @@ pub struct Live {
     pub history: Vec<(Name, Name, PastRuns)>,
     pub counters: Vec<(Name, u64)>,
     pub datasets: Vec<(Name, Dataset)>,
+    pub endpoint_tokens: Vec<EndpointToken>,
     /// The highest event number given out.
     pub last_event: i64,
 }

@@ -66,7 +66,7 @@ impl Agent {
         let (mut send, recv) = connection.open_bi().await.map_err(broken)?;
         let address = PeerAddress { key: "00".repeat(32), ..tombolo_net::address(&self.endpoint, None) };
         let info: SiteInfo = serde_json::from_value(json!({ "id": self.site, "capacity": {} })).unwrap();
-        let hello = Hello { version: "test".to_owned(), address, info };
+        let hello = Hello { version: "test".to_owned(), address, info, gateway: None };
         frames::write(&mut send, &Opening::Sync(Box::new(hello))).await?;
         Ok(Line { connection, send, recv, number: 0 })
     }

@@ -14,6 +14,7 @@ mod moving;
 mod problem;
 mod report;
 mod retain;
+mod routes;
 mod sketches;
 mod submit;
 mod succession;
@@ -39,6 +40,7 @@ use crate::workload::State;
 pub use datasets::{By, Dataset, NamedVersion, Naming, Removed, TAGS_MAX, Tagged, Which};
 pub use report::Known;
 pub use retain::{PRUNED_MAX, Pruned, Retained, YOUNG};
+pub use routes::{EndpointToken, Routes};
 pub use sketches::SKETCHES_MAX;
 pub use submit::{Refusal, Submission};
 pub use together::{critical_path, in_order};
@@ -74,12 +76,15 @@ pub struct World {
     pub history: BTreeMap<(Name, Name), PastRuns>,
     /// The highest run number given out, by project.
     pub counters: BTreeMap<Name, u64>,
+    /// By their ids.
+    pub endpoint_tokens: BTreeMap<String, EndpointToken>,
     /// When this world began to listen: before it, silence proves nothing.
     pub awake: Timestamp,
     sketches: sketches::Sketches,
     changes: Changes,
     planned: Planned,
     index: index::Index,
+    routing: routes::Routing,
 }
 
 /// What the last placing pass saw.
@@ -393,6 +398,7 @@ impl Changes {
 
 impl World {
     pub fn take_changes(&mut self) -> Changes {
+        self.settle_routes();
         std::mem::take(&mut self.changes)
     }
 

@@ -93,7 +93,7 @@ impl World {
 }
 
 /// The service whose replica a workload is: `predict` of `predict-2`.
-fn service_of<'a>(run: &'a RunRecord, name: &'a Name) -> &'a Name {
+pub(super) fn service_of<'a>(run: &'a RunRecord, name: &'a Name) -> &'a Name {
     if let Some((name, _)) = run.spec.workloads.get_key_value(name) {
         return name;
     }

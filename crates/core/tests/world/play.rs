@@ -88,6 +88,7 @@ fn workload(line: &str) -> (Name, WorkloadSpec) {
             ready: None,
             replicas: words.number("replicas", 1) as u32,
             single: words.get("single").is_some(),
+            ..Service::default()
         }),
         None => Kind::Job(Job {
             outputs: words.all("out").map(name).collect(),

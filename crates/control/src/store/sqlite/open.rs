@@ -16,6 +16,7 @@ const SCHEMA: Schema = Schema {
         include_str!("../../../migrations/0003_sketches.sql"),
         include_str!("../../../migrations/0004_forgotten.sql"),
         include_str!("../../../migrations/0005_names.sql"),
+        include_str!("../../../migrations/0006_endpoint_tokens.sql"),
     ],
 };
 

@@ -63,6 +63,7 @@ pub(super) async fn live(pool: &SqlitePool) -> Result<Live, StoreError> {
         history,
         counters,
         datasets: datasets::all(pool).await?,
+        endpoint_tokens: records(pool, "SELECT record FROM endpoint_tokens").await?,
         last_event: last_event(pool).await?,
     })
 }

@@ -111,6 +111,11 @@ static SECRETS: Insert = Insert {
     columns: 3,
     tail: " ON CONFLICT (name) DO UPDATE SET sealed = excluded.sealed, updated = excluded.updated",
 };
+static ENDPOINT_TOKENS: Insert = Insert {
+    head: "INSERT INTO endpoint_tokens (id, expires, record) VALUES ",
+    columns: 3,
+    tail: " ON CONFLICT (id) DO UPDATE SET expires = excluded.expires, record = excluded.record",
+};
 static AUDIT: Insert =
     Insert { head: "INSERT INTO audit (at, who, what, subject, outcome, detail) VALUES ", columns: 6, tail: "" };
 static IDEMPOTENT: Insert = Insert {
@@ -190,6 +195,12 @@ fn steps_of(write: Write, steps: &mut Vec<Step>) -> Result<(), StoreError> {
             Step::Insert(&SECRETS, vec![text(name), Cell::Blob(sealed), Cell::Int(updated.0)])
         }
         Write::DropSecret { name } => Step::Run("DELETE FROM secrets WHERE name = ?", vec![text(name)]),
+        Write::EndpointToken(token) => {
+            Step::Insert(&ENDPOINT_TOKENS, vec![text(&token.id), Cell::Int(token.expires.0), json(&token)?])
+        }
+        Write::DropEndpointToken { id } => {
+            Step::Run("DELETE FROM endpoint_tokens WHERE id = ?", vec![Cell::Text(id)])
+        }
         Write::Audit(entry) => {
             let words = [entry.who, entry.what, entry.on, entry.outcome].map(Cell::Text);
             let cells = std::iter::once(Cell::Int(entry.at)).chain(words).chain([Cell::Maybe(entry.detail)]);
@@ -197,6 +208,7 @@ fn steps_of(write: Write, steps: &mut Vec<Step>) -> Result<(), StoreError> {
         }
         Write::Prune { before } => {
             steps.push(Step::Run("DELETE FROM join_tokens WHERE expires < ?", vec![Cell::Int(before.0)]));
+            steps.push(Step::Run("DELETE FROM endpoint_tokens WHERE expires < ?", vec![Cell::Int(before.0)]));
             Step::Run("DELETE FROM idempotent WHERE at < ?", vec![Cell::Int(before.0)])
         }
         Write::Idempotent { token, key, request_hash, status, body, at } => {
