@@ -194,6 +194,7 @@ mod tests {
         let site = |(name, region): &(&str, &str)| {
             let local = LocalSite {
                 key: String::new(),
+                gateway: None,
                 name: SiteId::new(*name).unwrap(),
                 site_dir: "/".into(),
                 store_dir: "/".into(),
@@ -211,6 +212,7 @@ mod tests {
                 heard: None,
                 workloads: 0,
                 key: String::new(),
+                gateway: None,
             };
             (local, view)
         };

@@ -13,6 +13,8 @@ mod mesh;
 mod proxy;
 mod serve;
 mod table;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 use std::path::Path;

@@ -26,6 +26,9 @@ pub struct SiteView {
     pub workloads: u64,
     /// The agent's public key.
     pub key: String,
+    /// Where it serves endpoints, as it has said since the control plane was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
 }
 
 /// What an operator may say of a site; what is absent stays as it is.

@@ -79,6 +79,7 @@ mod tests {
             heard: Some(0),
             workloads: 2,
             key: String::new(),
+            gateway: None,
         };
         insta::assert_snapshot!(list(&[site], Timestamp(3_000)), @r"
         SITE    STATUS        RUNS  CPUS FREE  MEMORY FREE       GPUS         LABELS              HEARD OF

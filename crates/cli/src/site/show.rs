@@ -40,6 +40,7 @@ fn text(site: &SiteView, links: &[LinkView]) -> String {
         ("heard of".into(), render::dash(site.heard.map(|heard| render::ago(render::now(), heard)))),
         ("workloads".into(), site.workloads.to_string()),
         ("key".into(), site.key.clone()),
+        ("endpoints".into(), render::dash(site.gateway.clone())),
     ];
     rows.extend(site.labels.iter().map(|(key, value)| (format!("label {key}"), value.clone())));
     let (free, all) = (&site.free, &site.capacity);

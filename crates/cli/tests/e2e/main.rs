@@ -10,6 +10,7 @@ mod demo;
 mod expect;
 mod flights;
 mod full;
+mod gateway;
 mod golden;
 mod hybrid;
 mod imports;

@@ -1,6 +1,6 @@
 //! Sites: look, describe, revoke, and look after their stores.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::extract::State;
@@ -30,7 +30,9 @@ pub(super) async fn list(
         let next = rest.next().and_then(|_| items.last().map(|site| site.name.clone()));
         Page { items, next }
     });
-    Ok(Json(listed.await?))
+    let (mut listed, gateways) = (listed.await?, shared.hub.gateways());
+    listed.items.iter_mut().for_each(|view| view.gateway = gateway_of(&gateways, view));
+    Ok(Json(listed))
 }
 
 #[utoipa::path(
@@ -44,7 +46,13 @@ pub(super) async fn show(State(shared): State<Shared>, At(id): At<SiteId>) -> Re
 async fn view(shared: &Shared, id: SiteId) -> Result<SiteView, Fault> {
     let asked = id.clone();
     let found = shared.engine.look(move |world, now| Some(views::site(world, world.sites.get(&asked)?, now)));
-    found.await?.ok_or_else(|| missing(&id))
+    let mut view = found.await?.ok_or_else(|| missing(&id))?;
+    view.gateway = gateway_of(&shared.hub.gateways(), &view);
+    Ok(view)
+}
+
+fn gateway_of(gateways: &BTreeMap<SiteId, String>, view: &SiteView) -> Option<String> {
+    gateways.get(&SiteId::new(view.name.as_str()).ok()?).cloned()
 }
 
 fn missing(id: &SiteId) -> Fault {

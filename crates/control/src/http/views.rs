@@ -161,6 +161,7 @@ pub fn site(world: &World, record: &SiteRecord, now: Timestamp) -> SiteView {
         heard: record.heard.map(|at| at.0),
         workloads: workloads as u64,
         key: record.key.clone(),
+        gateway: None,
     }
 }
 

@@ -88,6 +88,14 @@ impl World {
         }
     }
 
+    /// Whether the table says what the workloads say; for tests.
+    #[doc(hidden)]
+    pub fn routes_in_step(&self) -> bool {
+        let all: BTreeSet<EndpointId> = self.workloads.values().filter_map(|record| self.endpoint_of(record)).collect();
+        let anew: Routes = all.into_iter().filter_map(|id| Some((id.clone(), self.route_of(&id)?))).collect();
+        anew == *self.routing.table
+    }
+
     fn endpoint_of(&self, record: &WorkloadRecord) -> Option<EndpointId> {
         record.spec.service()?;
         let run = self.runs.get(&record.id.run)?;

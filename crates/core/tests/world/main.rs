@@ -10,6 +10,7 @@ mod limits;
 mod moves;
 mod play;
 mod queue;
+mod routes;
 mod services;
 mod sites;
 mod sketches;

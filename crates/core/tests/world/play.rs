@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tombolo_core::digest::Digest;
 use tombolo_core::moving::{Method, Taken, Wish};
 use tombolo_core::residency::{Residency, Selector};
+use tombolo_core::routes::Access;
 use tombolo_core::site::{Prices, SiteInfo};
 use tombolo_core::sketch::Sketch;
 use tombolo_core::source::Source;
@@ -88,6 +89,7 @@ fn workload(line: &str) -> (Name, WorkloadSpec) {
             ready: None,
             replicas: words.number("replicas", 1) as u32,
             single: words.get("single").is_some(),
+            access: if words.get("public").is_some() { Access::Public } else { Access::Token },
             ..Service::default()
         }),
         None => Kind::Job(Job {
@@ -218,6 +220,7 @@ impl Play {
             self.world.decide(self.now);
             assert!(self.world.in_step(), "what is kept beside the workloads says something else than they");
             let changes = self.world.take_changes();
+            assert!(self.world.routes_in_step(), "gateways are told something else than how things are");
             for (key, made_by) in changes.cached {
                 self.cached.insert(key, self.world.workloads[&made_by].outputs.clone());
             }
