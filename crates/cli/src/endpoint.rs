@@ -129,11 +129,8 @@ mod tests {
             site: site.to_owned(),
             url: format!("http://127.0.0.1:{port}/flights/predict/"),
         };
-        let replica = |site: &str| ReplicaView {
-            workload: "flights-1/predict".to_owned(),
-            site: site.to_owned(),
-            epoch: 1,
-        };
+        let replica =
+            |site: &str| ReplicaView { workload: "flights-1/predict".to_owned(), site: site.to_owned(), epoch: 1 };
         let one = EndpointView {
             name: "flights/predict".to_owned(),
             access: "public".to_owned(),

@@ -194,7 +194,6 @@ mod tests {
         let site = |(name, region): &(&str, &str)| {
             let local = LocalSite {
                 key: String::new(),
-                gateway: None,
                 name: SiteId::new(*name).unwrap(),
                 site_dir: "/".into(),
                 store_dir: "/".into(),

@@ -140,7 +140,8 @@ impl Route {
             let by = turn % group.len() as u64;
             group.rotate_left(by as usize);
         }
-        let mut ordered: Vec<(bool, &Replica)> = ordered.into_iter().map(|(aside, _, replica)| (aside, replica)).collect();
+        let mut ordered: Vec<(bool, &Replica)> =
+            ordered.into_iter().map(|(aside, _, replica)| (aside, replica)).collect();
         if !self.weights.is_empty() {
             let first = self.by_weight(&ordered, turn);
             let first = first.map(|at| ordered.remove(at));
@@ -201,9 +202,8 @@ mod tests {
         let aside: Vec<&str> = aside.split_whitespace().collect();
         let away = |replica: &Replica| aside.contains(&replica.workload.name.as_str());
         let name = |replica: &&Replica| replica.workload.name.to_string();
-        let orders: Vec<Vec<String>> = (0..turns)
-            .map(|turn| route.order(&site("here"), latency, away, turn).iter().map(name).collect())
-            .collect();
+        let orders: Vec<Vec<String>> =
+            (0..turns).map(|turn| route.order(&site("here"), latency, away, turn).iter().map(name).collect()).collect();
         let seen: Vec<&str> = orders.iter().filter_map(|order| order.first()).map(String::as_str).collect();
         assert_eq!(seen.join(" "), firsts, "{replicas} {weights} {aside:?}");
         assert_eq!(orders.last().unwrap().join(" "), last, "{replicas} {weights} {aside:?}");
@@ -235,13 +235,18 @@ mod tests {
     fn tokens_end() {
         let pass = Pass { hash: "h".into(), expires: Timestamp(10) };
         let route = Route { passes: vec![pass], ..Route::default() };
-        assert!(route.admits("h", Timestamp(9)) && !route.admits("h", Timestamp(10)) && !route.admits("i", Timestamp(9)));
+        assert!(
+            route.admits("h", Timestamp(9)) && !route.admits("h", Timestamp(10)) && !route.admits("i", Timestamp(9))
+        );
     }
 
     #[test]
     fn an_endpoint_is_named_by_project_and_service() {
         let id: EndpointId = "flights/predict".parse().unwrap();
-        assert_eq!((id.project.as_str(), id.service.as_str(), id.to_string().as_str()), ("flights", "predict", "flights/predict"));
+        assert_eq!(
+            (id.project.as_str(), id.service.as_str(), id.to_string().as_str()),
+            ("flights", "predict", "flights/predict")
+        );
         for bad in ["", "flights", "flights/", "/predict", "a/b/c", "A/b"] {
             assert!(bad.parse::<EndpointId>().is_err(), "{bad}");
         }

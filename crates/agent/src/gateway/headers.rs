@@ -24,7 +24,8 @@ pub struct Came {
 
 /// The protocol that a request asks to go over to, where HTTP has that.
 pub fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
-    let asks = version == Version::HTTP_11 && words(headers, &header::CONNECTION).any(|word| word.eq_ignore_ascii_case("upgrade"));
+    let asks = version == Version::HTTP_11
+        && words(headers, &header::CONNECTION).any(|word| word.eq_ignore_ascii_case("upgrade"));
     headers.get(header::UPGRADE).filter(|_| asks).cloned()
 }
 
@@ -185,7 +186,8 @@ mod tests {
         let expected = "connection: upgrade\nhost: gate\nupgrade: websocket\nx-forwarded-for: 6.6.6.6, 127.0.0.1\n\
                         x-forwarded-host: gate\nx-forwarded-prefix: /p/s\nx-forwarded-proto: https";
         assert_eq!(sent(request, "127.0.0.1", true), expected);
-        let http2 = Request::get("http://gate/x").version(Version::HTTP_2).header("cookie", "a=1").header("cookie", "b=2");
+        let http2 =
+            Request::get("http://gate/x").version(Version::HTTP_2).header("cookie", "a=1").header("cookie", "b=2");
         let expected = "cookie: a=1; b=2\nhost: gate\nx-forwarded-for: ::1\nx-forwarded-host: gate\n\
                         x-forwarded-prefix: /p/s\nx-forwarded-proto: http";
         assert_eq!(sent(http2, "::1", false), expected);
@@ -194,7 +196,8 @@ mod tests {
     #[test]
     fn tokens_are_found_where_they_may_be() {
         let found = |name: &str, value: &str| {
-            let headers = HeaderMap::from_iter([(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap())]);
+            let headers =
+                HeaderMap::from_iter([(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap())]);
             token(&headers).map(|(token, at)| format!("{token} in {at}"))
         };
         assert_eq!(found("authorization", "Bearer t").as_deref(), Some("t in authorization"));

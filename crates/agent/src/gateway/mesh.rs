@@ -73,7 +73,8 @@ impl Mesh {
             match line.as_ref().filter(|connection| connection.close_reason().is_none()) {
                 Some(connection) => connection.clone(),
                 None => {
-                    let address = peer.address.as_ref().ok_or_else(|| format!("nobody knows where {} is", peer.site))?;
+                    let address =
+                        peer.address.as_ref().ok_or_else(|| format!("nobody knows where {} is", peer.site))?;
                     let dialling = tombolo_net::connect(&self.endpoint, address, ALPN_GATEWAY);
                     let dialled = tokio::time::timeout(CONNECT_WITHIN, dialling).await;
                     let dialled = dialled.map_err(|_| format!("no answer within {CONNECT_WITHIN:?}"))?;
@@ -87,7 +88,13 @@ impl Mesh {
 
     /// Sends a request to a placement at another site. Where it can be sent once only (`passage.asks`), the site is
     /// asked first.
-    pub async fn send(&self, peer: &Peer, passage: &Passage, request: Request<Body>, http2: bool) -> Result<Answer, Trouble> {
+    pub async fn send(
+        &self,
+        peer: &Peer,
+        passage: &Passage,
+        request: Request<Body>,
+        http2: bool,
+    ) -> Result<Answer, Trouble> {
         let unreached = |request, why: String| Trouble::Unreached(Box::new(request), why);
         let (mut send, mut recv) = match self.streams(peer).await {
             Ok(streams) => streams,

@@ -104,7 +104,12 @@ impl Gateway {
 
     /// Gives a placement no new request, and waits until it has answered those that it has; for so long at most as its
     /// service says. None where it answers nothing, or that is waited for already.
-    pub fn drain(&self, workload: &WorkloadId, epoch: Epoch, entry: Option<&Entry>) -> Option<impl Future<Output = ()> + use<>> {
+    pub fn drain(
+        &self,
+        workload: &WorkloadId,
+        epoch: Epoch,
+        entry: Option<&Entry>,
+    ) -> Option<impl Future<Output = ()> + use<>> {
         let limit = entry?.order.as_ref()?.spec.service()?.drain;
         let stay = self.0.local.leave(workload, epoch)?;
         self.ring();
@@ -128,7 +133,9 @@ impl Gateway {
         let others = |route: &tombolo_core::routes::Route| {
             route.replicas.iter().any(|replica| replica.workload != *workload || replica.epoch != epoch)
         };
-        held.routes.iter().any(|(id, route)| id.project == *workload.run.project() && serves(id, workload) && others(route))
+        held.routes
+            .iter()
+            .any(|(id, route)| id.project == *workload.run.project() && serves(id, workload) && others(route))
     }
 
     fn ring(&self) {

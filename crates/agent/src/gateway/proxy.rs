@@ -290,7 +290,10 @@ impl Gateway {
         let switches = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
         headers::back(answer.headers_mut(), switches);
         answer.headers_mut().remove(ABSENT_HEADER);
-        let events = answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        let events = answer
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         if let Some(busy) = busy.as_mut().filter(|_| switches || events) {
             busy.become_stream();
         }
@@ -360,7 +363,12 @@ impl Gateway {
         }
     }
 
-    fn admit(&self, endpoint: &EndpointId, route: &Route, request: &mut Request<Incoming>) -> Result<(), Box<Response<Body>>> {
+    fn admit(
+        &self,
+        endpoint: &EndpointId,
+        route: &Route,
+        request: &mut Request<Incoming>,
+    ) -> Result<(), Box<Response<Body>>> {
         if route.access == Access::Public {
             return Ok(());
         }
@@ -492,7 +500,8 @@ fn unauthorised(endpoint: &EndpointId, why: &str) -> Response<Body> {
 
 fn no_replica(endpoint: &EndpointId, why: &str, detail: Option<String>) -> Response<Body> {
     let title = format!("no replica of {endpoint} answers now: {why}");
-    let mut answer = problem(StatusCode::SERVICE_UNAVAILABLE, "no-replica", title, detail, Some("ask again in a moment"));
+    let mut answer =
+        problem(StatusCode::SERVICE_UNAVAILABLE, "no-replica", title, detail, Some("ask again in a moment"));
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
     answer
 }
@@ -510,7 +519,13 @@ fn refuse(absent: Absent) -> Response<Body> {
     answer
 }
 
-fn problem(status: StatusCode, kind: &str, title: String, detail: Option<String>, hint: Option<&str>) -> Response<Body> {
+fn problem(
+    status: StatusCode,
+    kind: &str,
+    title: String,
+    detail: Option<String>,
+    hint: Option<&str>,
+) -> Response<Body> {
     let body = Problem { kind: kind.to_owned(), title, status: status.as_u16(), detail, hint: hint.map(str::to_owned) };
     let mut answer = Response::new(Body::from(serde_json::to_vec(&body).expect("plain data")));
     *answer.status_mut() = status;

@@ -141,7 +141,11 @@ mod tests {
         let held = table.held();
         assert_eq!(held.routes, BTreeMap::from([(id("p/b"), route("2"))]));
         let there = &held.peers[&SiteId::new("there").unwrap()];
-        assert_eq!(there.address.as_ref().unwrap().direct, ["1.2.3.4:5"], "a site that is not connected is where it was");
+        assert_eq!(
+            there.address.as_ref().unwrap().direct,
+            ["1.2.3.4:5"],
+            "a site that is not connected is where it was"
+        );
         assert!(held.knows("k") && !held.knows("g"));
         // Another agent by the same name is somewhere else.
         assert!(table.learn(RoutesNews { peers: Some(vec![peer("there", "k2", None)]), ..RoutesNews::default() }));

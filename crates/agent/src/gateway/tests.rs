@@ -190,9 +190,13 @@ where
     at
 }
 
-/// One that says a word.
+/// One that says a word, when it has heard all.
 async fn says(word: &'static str) -> SocketAddr {
-    service(move |_| async move { Response::new(Body::from(word)) }).await
+    let answer = move |request: Request<Incoming>| async move {
+        to_bytes(Body::new(request.into_body()), usize::MAX).await.unwrap();
+        Response::new(Body::from(word))
+    };
+    service(answer).await
 }
 
 async fn nobody() -> SocketAddr {
@@ -254,9 +258,8 @@ async fn bodies_stream_both_ways_here_and_from_site_to_site() {
         pieces.send(Ok("first".into())).await.unwrap();
         let mut answer = one.ask(request("POST", "/p/s/", body)).await.into_body();
         let mut next = async || {
-            let frame = within(std::future::poll_fn(|cx| {
-                hyper::body::Body::poll_frame(std::pin::Pin::new(&mut answer), cx)
-            }));
+            let frame =
+                within(std::future::poll_fn(|cx| hyper::body::Body::poll_frame(std::pin::Pin::new(&mut answer), cx)));
             frame.await.map(|frame| frame.unwrap().into_data().unwrap())
         };
         assert_eq!(next().await.unwrap(), "first");
@@ -314,7 +317,8 @@ async fn grpc_goes_through_with_its_trailers() {
         let te = request.headers().get("te").map_or("-", |te| te.to_str().unwrap()).to_owned();
         let body = to_bytes(Body::new(request.into_body()), 1000).await.unwrap();
         let trailers = [("grpc-status".parse().unwrap(), "0".parse().unwrap())].into_iter().collect();
-        let frames = [Ok::<_, std::io::Error>(hyper::body::Frame::data(body)), Ok(hyper::body::Frame::trailers(trailers))];
+        let frames =
+            [Ok::<_, std::io::Error>(hyper::body::Frame::data(body)), Ok(hyper::body::Frame::trailers(trailers))];
         let answer = Response::builder().header("x-version", version).header("x-te", te);
         answer.body(Body::new(Frames(frames.into_iter().collect()))).unwrap()
     });
@@ -329,15 +333,14 @@ async fn grpc_goes_through_with_its_trailers() {
             let asked = asked.header("content-type", kind).header("te", "trailers").body(Body::from("word")).unwrap();
             let answer = within(sender.send_request(asked)).await.unwrap();
             let version = if kind == "text/plain" { "HTTP/1.1" } else { "HTTP/2.0" };
-            assert_eq!((&answer.headers()["x-version"], &answer.headers()["x-te"]), (
-                &version.parse().unwrap(),
-                &"trailers".parse().unwrap()
-            ));
+            assert_eq!(
+                (&answer.headers()["x-version"], &answer.headers()["x-te"]),
+                (&version.parse().unwrap(), &"trailers".parse().unwrap())
+            );
             let (mut body, mut data, mut status) = (answer.into_body(), Vec::new(), None);
-            while let Some(frame) = within(std::future::poll_fn(|cx| {
-                hyper::body::Body::poll_frame(std::pin::Pin::new(&mut body), cx)
-            }))
-            .await
+            while let Some(frame) =
+                within(std::future::poll_fn(|cx| hyper::body::Body::poll_frame(std::pin::Pin::new(&mut body), cx)))
+                    .await
             {
                 match frame.unwrap().into_data() {
                     Ok(bytes) => data.extend(bytes),
@@ -478,7 +481,9 @@ async fn what_is_under_way_is_finished_before_a_placement_ends() {
         assert_eq!(one.get("/p/s/").await, (StatusCode::OK, "there".to_owned()));
         assert_eq!(one.post(Body::from("x".repeat(1 << 20))).await, (StatusCode::OK, "there".to_owned()));
     }
-    for (go, answer) in std::mem::replace(&mut go, [oneshot::channel().0, oneshot::channel().0]).into_iter().zip([near, far]) {
+    for (go, answer) in
+        std::mem::replace(&mut go, [oneshot::channel().0, oneshot::channel().0]).into_iter().zip([near, far])
+    {
         assert!(!drained.is_finished());
         go.send(()).unwrap();
         assert_eq!(whole(within(answer).await.unwrap().unwrap()).await.1, "slow");
@@ -569,12 +574,8 @@ async fn only_sites_are_served() {
     b.know(route("s@b"));
     assert_eq!(a.get("/p/s/").await.0, StatusCode::OK);
     let stranger = site("a", Limits::default()).await;
-    let peer = Peer {
-        site: b.name.clone(),
-        key: b.address.key.clone(),
-        latency: Millis(1),
-        address: Some(b.address.clone()),
-    };
+    let peer =
+        Peer { site: b.name.clone(), key: b.address.key.clone(), latency: Millis(1), address: Some(b.address.clone()) };
     stranger.gateway.learn(RoutesNews { peers: Some(vec![peer]), ..RoutesNews::default() });
     stranger.know(route("s@b"));
     assert_ne!(stranger.get("/p/s/").await.0, StatusCode::OK);
@@ -604,9 +605,14 @@ async fn a_token_opens_one_endpoint_and_stays_at_the_gateway() {
     a.know(with(Access::Token));
     assert_eq!(ask("authorization", "Bearer good").await, (StatusCode::OK, "- -".to_owned()));
     assert_eq!(ask("x-tombolo-token", "good").await, (StatusCode::OK, "- -".to_owned()));
-    for (name, value) in [("authorization", "Bearer bad"), ("authorization", "Bearer old"), ("authorization", "Basic x"), ("x-y", "z")] {
+    for (name, value) in
+        [("authorization", "Bearer bad"), ("authorization", "Bearer old"), ("authorization", "Basic x"), ("x-y", "z")]
+    {
         let (status, body) = ask(name, value).await;
-        assert!(status == StatusCode::UNAUTHORIZED && body.contains("tombolo endpoint token p/s"), "{name} {value}: {body}");
+        assert!(
+            status == StatusCode::UNAUTHORIZED && body.contains("tombolo endpoint token p/s"),
+            "{name} {value}: {body}"
+        );
     }
     let mut both = request("GET", "/p/s/", Body::empty());
     both.headers_mut().insert("authorization", "Basic own".parse().unwrap());

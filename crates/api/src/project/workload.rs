@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_core::Resources;
+use tombolo_core::routes::{Access, DRAIN_DEFAULT, DRAIN_MAX, WEIGHT_MAX};
 use tombolo_core::spec::{
     Bound, Command, FAILOVER_AFTER_MIN, GRACE_DEFAULT, Gate, Job, Kind, Python, REASON_CHARS_MAX, Ready, Service,
     WorkloadSpec,
 };
-use tombolo_core::routes::{Access, DRAIN_DEFAULT, DRAIN_MAX, WEIGHT_MAX};
 use tombolo_core::{Millis, Name, SiteId};
 
 use super::amount;

@@ -37,7 +37,8 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
 /// A service at `here`, whose project says this of it.
 fn serving(world: &World, words: &str) -> String {
     world.ok(&["site", "set", "there", "--price", "cpu_hour=9"]);
-    let yaml = format!("project: serving\nservices:\n  predict: {{ run: 'exec python3 serve.py', ready: /, {words} }}\n");
+    let yaml =
+        format!("project: serving\nservices:\n  predict: {{ run: 'exec python3 serve.py', ready: /, {words} }}\n");
     let dir = world.project("serving", &yaml, &[("serve.py", SERVE)]);
     let run = world.submit(&dir);
     world.wait_run(&run, &["serving"]);
@@ -161,8 +162,10 @@ impl Load {
 
 /// Every request was answered well and done once.
 fn check(world: &World, all: &[Asked]) {
-    let bad: Vec<_> = all.iter().filter(|one| one.result.as_ref().map_or(true, |answer| answer.status != 200)).collect();
-    let shown: Vec<_> = bad.iter().take(3).map(|one| format!("{} after {:?}: {:?}", one.id, one.took, one.result)).collect();
+    let bad: Vec<_> =
+        all.iter().filter(|one| one.result.as_ref().map_or(true, |answer| answer.status != 200)).collect();
+    let shown: Vec<_> =
+        bad.iter().take(3).map(|one| format!("{} after {:?}: {:?}", one.id, one.took, one.result)).collect();
     assert!(bad.is_empty(), "{} of {} failed: {shown:#?}\n{}", bad.len(), all.len(), world.logs());
     let mut sent: Vec<_> = all.iter().map(|one| one.id.clone()).collect();
     let mut served = world.marks_of("served");
@@ -210,7 +213,11 @@ fn while_a_single_service_moves_its_requests_wait() {
     load.more(100);
     for to in ["there", "here"] {
         let moved = world.json(&["move", "predict", "--to", to]);
-        assert_eq!((moved["method"].as_str(), moved["stage"].as_str()), (Some("checkpoint"), Some("done")), "{moved:#}");
+        assert_eq!(
+            (moved["method"].as_str(), moved["stage"].as_str()),
+            (Some("checkpoint"), Some("done")),
+            "{moved:#}"
+        );
         assert_eq!(workload(&world.view(&run), "predict")["site"], to);
         load.more(100);
     }
@@ -233,7 +240,8 @@ fn gateways_go_on_without_a_control_plane() {
         Client::new(&gateways[site]).ask(&format!("GET /serving/predict/ HTTP/1.1{lines}"), "")
     };
     for site in ["here", "there"] {
-        let answer = wait(SOON, "the token is known", || ask(site, Some(&token)).ok().filter(|answer| answer.status == 200));
+        let answer =
+            wait(SOON, "the token is known", || ask(site, Some(&token)).ok().filter(|answer| answer.status == 200));
         assert!(answer.headers.contains(&"x-seen: nothing".to_owned()), "the service sees no token: {answer:?}");
         let revoked = ended["token"].as_str();
         wait(SOON, "the other ends", || (ask(site, revoked).ok()?.status == 401).then_some(()));

@@ -169,6 +169,10 @@ mod tests {
         assert_eq!(all.iter().filter_map(|part| part.revoked.clone()).collect::<Vec<_>>(), Vec::from_iter(revoked));
         assert_eq!(all.iter().flat_map(|part| part.desired.assignments.clone()).collect::<Vec<_>>(), assignments);
         assert_eq!(all.iter().flat_map(|part| part.desired.settled.clone()).collect::<Vec<_>>(), settled);
-        assert_eq!(parts(7, Desired::default(), Secrets::new(), News::default()).len(), 1, "an answer is owed all the same");
+        assert_eq!(
+            parts(7, Desired::default(), Secrets::new(), News::default()).len(),
+            1,
+            "an answer is owed all the same"
+        );
     }
 }

@@ -83,7 +83,8 @@ fn requests_wait_in_the_gap_of_a_checkpoint_and_at_no_other_time() {
     );
     let mut play = service("single");
     ["move p-1/x b", "copied p-1/x#1@a 1", "prepared p-1/x#2@b"].iter().for_each(|step| play.step(step));
-    table(&mut play, &[("", "p/x: waits"), ("stop p-1/x", "p/x:"), ("end p-1/x#1@a stopped", "")]);
+    table(&mut play, &[("", "p/x: waits"), ("stop p-1/x", "p/x:"), ("end p-1/x#1@a stopped", "p/x:")]);
+    table(&mut play, &[("end p-1/x#2@b stopped", "")]);
 }
 
 #[test]
@@ -124,7 +125,14 @@ fn tokens_go_to_gateways_and_their_end_too() {
     let endpoint: EndpointId = "p/x".parse().unwrap();
     let expires = play.now + Millis(1_000);
     let (hash, by) = ("h".to_owned(), "ann".to_owned());
-    play.world.admit(EndpointToken { id: "e".into(), endpoint: endpoint.clone(), hash, by, created: play.now, expires });
+    play.world.admit(EndpointToken {
+        id: "e".into(),
+        endpoint: endpoint.clone(),
+        hash,
+        by,
+        created: play.now,
+        expires,
+    });
     let woken = play.world.take_changes().wake;
     assert_eq!(woken.len(), 2, "every site hears of it");
     let (version, routes) = play.world.routes();

@@ -198,9 +198,7 @@ fn steps_of(write: Write, steps: &mut Vec<Step>) -> Result<(), StoreError> {
         Write::EndpointToken(token) => {
             Step::Insert(&ENDPOINT_TOKENS, vec![text(&token.id), Cell::Int(token.expires.0), json(&token)?])
         }
-        Write::DropEndpointToken { id } => {
-            Step::Run("DELETE FROM endpoint_tokens WHERE id = ?", vec![Cell::Text(id)])
-        }
+        Write::DropEndpointToken { id } => Step::Run("DELETE FROM endpoint_tokens WHERE id = ?", vec![Cell::Text(id)]),
         Write::Audit(entry) => {
             let words = [entry.who, entry.what, entry.on, entry.outcome].map(Cell::Text);
             let cells = std::iter::once(Cell::Int(entry.at)).chain(words).chain([Cell::Maybe(entry.detail)]);
