@@ -140,13 +140,24 @@ async fn begin(session: &Session, go: Go) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let begun: MoveView = session.create(&path, &request).await?;
-    eprint!("{}", quoted(&begun.quote));
     if go.detach {
+        start(session, &id, &request).await?;
         eprintln!("`tombolo move ls {id}` tells how it goes");
         return Ok(());
     }
-    follow(session, &id, begun.at).await
+    self::go(session, &id, &request).await
+}
+
+/// Moves a workload, and follows that to its end.
+pub async fn go(session: &Session, id: &WorkloadId, request: &MoveRequest) -> Result<(), Failure> {
+    let begun = start(session, id, request).await?;
+    follow(session, id, begun.at).await
+}
+
+async fn start(session: &Session, id: &WorkloadId, request: &MoveRequest) -> Result<MoveView, Failure> {
+    let begun: MoveView = session.create(&format!("/v1/workloads/{}/{}/move", id.run, id.name), request).await?;
+    eprint!("{}", quoted(&begun.quote));
+    Ok(begun)
 }
 
 async fn workload(session: &Session, text: &str) -> Result<WorkloadId, Failure> {

@@ -1,6 +1,8 @@
 //! `tombolo demo`: a control plane and three sites on this machine, and a project that runs across them.
 
 mod example;
+mod load;
+mod moving;
 mod processes;
 
 use std::path::PathBuf;
@@ -30,6 +32,8 @@ While it runs, in a second terminal: tombolo ps, tombolo logs train, tombolo dat
 /// How long the sites may take to be up, and a service to answer.
 const UP_MAX: Duration = Duration::from_secs(60);
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// The site whose gateway is asked for predictions.
+const ASKED_AT: &str = "onprem";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -106,7 +110,9 @@ async fn play(session: &Session, args: &Demo, dir: &std::path::Path) -> Result<(
     eprintln!("\n== what ran where");
     render::text(&summary(&view));
     verdict(&view)?;
-    predict(session, &id, &project_dir).await
+    let request = request(&project_dir.join("request.json"))?;
+    let url = predict(session, &id, &request).await?;
+    moving::there_and_back(session, &id, &url, &request).await
 }
 
 async fn wait_for_sites(session: &Session) -> Result<(), Failure> {
@@ -125,26 +131,28 @@ async fn wait_for_sites(session: &Session) -> Result<(), Failure> {
     }
 }
 
-/// Asks the service that the run has left at `prod`, as an application would.
-async fn predict(session: &Session, run: &RunId, project: &std::path::Path) -> Result<(), Failure> {
+fn request(file: &std::path::Path) -> Result<serde_json::Value, Failure> {
+    let text = std::fs::read(file)
+        .map_err(|error| Failure::system(format!("{} can't be read", file.display())).because(error))?;
+    serde_json::from_slice(&text)
+        .map_err(|error| Failure::system(format!("{} is no JSON", file.display())).because(error))
+}
+
+/// Asks the service that the run has left at `prod`, as an application at another site would: by the address that stays
+/// the same. Answers that.
+async fn predict(session: &Session, run: &RunId, request: &serde_json::Value) -> Result<String, Failure> {
     let view: RunView = session.client.get(&format!("/v1/runs/{run}")).await?;
     let service = view.workloads.iter().find(|workload| workload.name == "predict" && workload.state == "ready");
-    let Some((address, site)) = service.and_then(|service| Some((service.address.clone()?, service.site.clone()?)))
-    else {
+    let Some(site) = service.and_then(|service| service.site.clone()) else {
         return Err(Failure::system("predict is not ready").hint(format!("see `tombolo logs {run}/predict`")));
     };
-    let file = project.join("request.json");
-    let request: serde_json::Value = std::fs::read(&file)
-        .map_err(|error| Failure::system(format!("{} can't be read", file.display())).because(error))
-        .and_then(|text| {
-            serde_json::from_slice(&text)
-                .map_err(|error| Failure::system(format!("{} is no JSON", file.display())).because(error))
-        })?;
-    eprintln!("\n== a prediction from {site}: POST http://{address}/predict");
+    let base = moving::address(session, run, ASKED_AT).await?;
+    let url = format!("{base}predict");
+    eprintln!("\n== a prediction from {site}, asked for at {ASKED_AT}: POST {url}");
     eprintln!("{request}");
-    let client = tombolo_api::client::Client::new(&format!("http://{address}"), None);
-    let asked = tokio::time::timeout(ANSWER_MAX, client.post::<serde_json::Value>("/predict", "demo", &request));
+    let client = tombolo_api::client::Client::new(base.trim_end_matches('/'), None);
+    let asked = tokio::time::timeout(ANSWER_MAX, client.post::<serde_json::Value>("/predict", "demo", request));
     let answer = asked.await.map_err(|_| Failure::system("predict did not answer in time"))??;
     render::text(&format!("{answer}\n"));
-    Ok(())
+    Ok(url)
 }

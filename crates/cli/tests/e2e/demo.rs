@@ -43,9 +43,21 @@ fn the_demo_ends_with_a_prediction_and_leaves_nothing() {
         assert!(said.contains(&format!("{stage} -> {site}")), "{stage} at {site} by plan: {said}");
     }
     assert!(said.contains("a prediction from prod"), "{said}");
-    let answer: Value = serde_json::from_str(read(&out).trim().lines().last().unwrap()).unwrap();
+    let printed = read(&out);
+    let answer = printed.lines().find(|line| line.starts_with("{\"late_probability\"")).expect(&printed);
+    let answer: Value = serde_json::from_str(answer).unwrap();
     let probabilities = numbers(&answer);
     assert!(!probabilities.is_empty() && probabilities.iter().all(|p| (0.0..=1.0).contains(p)), "{answer}");
+
+    // It was moved there and back meanwhile, and nobody noticed: a request that fails ends the demo.
+    for phase in ["at prod ", "moving to onprem ", "at onprem ", "moving back ", "at prod again "] {
+        let row = printed.lines().find(|line| line.starts_with(phase)).expect(&printed);
+        let counts: Vec<u64> =
+            row[phase.len()..].split_whitespace().take(2).map(|word| word.parse().unwrap()).collect();
+        assert!(counts[0] > 0 && counts[1] == 0, "{row}");
+    }
+    let moves = world.json(&["move", "ls", "predict"]);
+    assert!(moves.as_array().unwrap().iter().all(|one| one["stage"] == "done" && one["method"] == "switch"), "{moves}");
 
     // A second terminal needs no setting.
     for (args, word) in [
