@@ -19,7 +19,7 @@ const CALM: Duration = Duration::from_secs(4);
 /// The service's address that stays the same, at the gateway of a site.
 pub async fn address(session: &Session, run: &RunId, site: &str) -> Result<String, Failure> {
     let name = format!("{}/{SERVICE}", run.project());
-    let endpoints: Vec<EndpointView> = session.all("/v1/endpoints").await?;
+    let endpoints: Vec<EndpointView> = session.client.get("/v1/endpoints").await?;
     let endpoint = endpoints.into_iter().find(|endpoint| endpoint.name == name);
     let url = endpoint.and_then(|endpoint| endpoint.urls.into_iter().find(|url| url.site == site));
     let url = url.ok_or_else(|| Failure::system(format!("{name} has no address at {site}")));
