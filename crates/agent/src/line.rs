@@ -1,5 +1,6 @@
 //! The line to the control plane: dialled out, held, dialled again when it breaks.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use iroh::Endpoint;
 use iroh::endpoint::{Connection, ConnectionError};
 use tokio::sync::{mpsc, watch};
 use tombolo_api::frames::{self, FrameError};
-use tombolo_api::stream::{ALPN_AGENT, CLOSE_REVOKED, Down, Hello, Opening, Up};
+use tombolo_api::stream::{ALPN_AGENT, CLOSE_REVOKED, Down, Hello, Opening, PeerAddress, Up};
 
 use crate::answer::Answerer;
 use crate::config::Config;
@@ -83,11 +84,12 @@ async fn serve(
 ) -> Result<(), FrameError> {
     let broken = |error: ConnectionError| FrameError::Io(std::io::Error::other(error));
     let (mut send, mut recv) = connection.open_bi().await.map_err(broken)?;
+    let address = tombolo_net::address(endpoint, config.control.relay.as_deref());
     let hello = Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        address: tombolo_net::address(endpoint, config.control.relay.as_deref()),
+        gateway: Some(format!("http://{}", shown(answerer.gateway_address, &address))),
+        address,
         info: config.info.clone(),
-        gateway: Some(format!("http://{}", answerer.gateway_address)),
     };
     frames::write(&mut send, &Opening::Sync(Box::new(hello))).await?;
     tracing::info!("connected to the control plane");
@@ -130,6 +132,16 @@ async fn serve(
     };
     calls.abort();
     ended
+}
+
+/// Who listens everywhere is found where this machine is.
+fn shown(gateway: SocketAddr, machine: &PeerAddress) -> SocketAddr {
+    if !gateway.ip().is_unspecified() {
+        return gateway;
+    }
+    let known = machine.direct.iter().filter_map(|direct| direct.parse::<SocketAddr>().ok().map(|direct| direct.ip()));
+    let ip = known.min_by_key(|ip| ip.is_loopback()).unwrap_or(Ipv4Addr::LOCALHOST.into());
+    SocketAddr::new(ip, gateway.port())
 }
 
 async fn answer_calls(connection: Connection, answerer: Arc<Answerer>) {

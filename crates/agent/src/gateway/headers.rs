@@ -34,6 +34,10 @@ pub fn onward(parts: &mut Parts, came: &Came, upgrade: Option<&HeaderValue>) {
     let host = host(parts);
     let http2 = parts.version == Version::HTTP_2;
     let headers = &mut parts.headers;
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // RFC 9112, section 6.3: it overrides the length, which nobody may believe behind us.
+        headers.remove(header::CONTENT_LENGTH);
+    }
     let trailers = words(headers, &header::TE).any(|word| word.eq_ignore_ascii_case("trailers"));
     drop_hop_by_hop(headers);
     headers.remove(header::EXPECT);
@@ -165,6 +169,7 @@ mod tests {
             .header("keep-alive", "timeout=5")
             .header("te", "trailers, gzip")
             .header("transfer-encoding", "chunked")
+            .header("content-length", "7")
             .header("upgrade", "h2c")
             .header("expect", "100-continue")
             .header("x-forwarded-for", "6.6.6.6")

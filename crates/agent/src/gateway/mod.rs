@@ -50,6 +50,8 @@ struct Inner {
     /// Rings when what is known of routes, or of the placements here, has changed.
     changed: watch::Sender<u64>,
     waiting: Arc<Semaphore>,
+    /// A place for each body that is held.
+    held: Arc<Semaphore>,
     turn: AtomicU64,
     time: ControlTime,
     limits: Limits,
@@ -81,6 +83,7 @@ impl Gateway {
             pool: upstream::Pool::default(),
             changed,
             waiting: Arc::new(Semaphore::new(limits.waiting_max)),
+            held: Arc::new(Semaphore::new(proxy::HELD_MAX)),
             turn: AtomicU64::new(0),
             time,
             limits,

@@ -12,6 +12,7 @@ use axum::http::{Method, Request, Response, StatusCode, Uri, Version};
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tombolo_api::problem::{self, Problem};
 use tombolo_api::stream::{ABSENT_HEADER, Absent, Passage};
@@ -29,6 +30,8 @@ use super::upstream::{Answer, Failed};
 /// Bodies up to this are held until an answer begins, so that the request can go elsewhere where a placement turns out to
 /// be gone. Longer ones go through as they come, and once.
 const HELD_BYTES_MAX: u64 = 64 << 10;
+/// Bodies that are held at once; beyond, they go through as they come.
+pub const HELD_MAX: usize = 1_024;
 /// How long such a body may take to come.
 const BODY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a service may take for an answer's first line.
@@ -47,7 +50,10 @@ const OWN: &str = "/-/";
 /// A request's body, as long as it can be sent.
 enum Load {
     None,
-    Held(Bytes),
+    Held {
+        bytes: Bytes,
+        _place: OwnedSemaphorePermit,
+    },
     /// Until it is taken.
     Once(Option<Body>),
 }
@@ -60,7 +66,7 @@ impl Load {
     fn take(&mut self) -> Option<Body> {
         match self {
             Load::None => Some(Body::empty()),
-            Load::Held(bytes) => Some(Body::from(bytes.clone())),
+            Load::Held { bytes, .. } => Some(Body::from(bytes.clone())),
             Load::Once(body) => body.take(),
         }
     }
@@ -137,7 +143,7 @@ impl Gateway {
         let upgrade = headers::upgrade(request.version(), request.headers());
         let client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
-        let load = match load(&parts, body).await {
+        let load = match self.load(&parts, body).await {
             Ok(load) => load,
             Err(refusal) => return *refusal,
         };
@@ -344,7 +350,7 @@ impl Gateway {
             Ok(way) => way,
             Err(absent) => return refuse(absent),
         };
-        let load = match load(&parts, body).await {
+        let load = match self.load(&parts, body).await {
             Ok(load) => load,
             Err(refusal) => return *refusal,
         };
@@ -383,6 +389,28 @@ impl Gateway {
             request.headers_mut().remove(at);
         }
         Ok(())
+    }
+
+    async fn load(&self, parts: &Parts, body: Incoming) -> Result<Load, Box<Response<Body>>> {
+        if body.is_end_stream() {
+            return Ok(Load::None);
+        }
+        let short = body.size_hint().exact().is_some_and(|length| length <= HELD_BYTES_MAX) && !is_grpc(parts);
+        let Some(place) = self.0.held.clone().try_acquire_owned().ok().filter(|_| short) else {
+            return Ok(Load::Once(Some(Body::new(body))));
+        };
+        let whole = axum::body::to_bytes(Body::new(body), HELD_BYTES_MAX as usize);
+        match tokio::time::timeout(BODY_WITHIN, whole).await {
+            Ok(Ok(bytes)) => Ok(Load::Held { bytes, _place: place }),
+            Ok(Err(error)) => {
+                let title = format!("the request's body broke off: {error}");
+                Err(Box::new(problem(StatusCode::BAD_REQUEST, "bad-body", title, None, None)))
+            }
+            Err(_) => {
+                let title = format!("the request's body did not come within {BODY_WITHIN:?}");
+                Err(Box::new(problem(StatusCode::REQUEST_TIMEOUT, "slow-body", title, None, None)))
+            }
+        }
     }
 
     fn own(&self, held: &Held, path: &str) -> Response<Body> {
@@ -457,28 +485,6 @@ fn onward_uri(parts: &Parts, prefix: Option<&str>, http2: bool) -> Option<Uri> {
 fn is_grpc(parts: &Parts) -> bool {
     let kind = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     parts.version == Version::HTTP_2 && kind.starts_with(b"application/grpc")
-}
-
-async fn load(parts: &Parts, body: Incoming) -> Result<Load, Box<Response<Body>>> {
-    if body.is_end_stream() {
-        return Ok(Load::None);
-    }
-    let short = body.size_hint().exact().is_some_and(|length| length <= HELD_BYTES_MAX);
-    if !short || is_grpc(parts) {
-        return Ok(Load::Once(Some(Body::new(body))));
-    }
-    let whole = axum::body::to_bytes(Body::new(body), HELD_BYTES_MAX as usize);
-    match tokio::time::timeout(BODY_WITHIN, whole).await {
-        Ok(Ok(bytes)) => Ok(Load::Held(bytes)),
-        Ok(Err(error)) => {
-            let title = format!("the request's body broke off: {error}");
-            Err(Box::new(problem(StatusCode::BAD_REQUEST, "bad-body", title, None, None)))
-        }
-        Err(_) => {
-            let title = format!("the request's body did not come within {BODY_WITHIN:?}");
-            Err(Box::new(problem(StatusCode::REQUEST_TIMEOUT, "slow-body", title, None, None)))
-        }
-    }
 }
 
 fn not_found(path: &str) -> Response<Body> {
