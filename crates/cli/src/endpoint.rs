@@ -148,6 +148,11 @@ mod tests {
             urls: Vec::new(),
             ..one.clone()
         };
-        insta::assert_snapshot!(list(&[one, waiting]), @r"");
+        insta::assert_snapshot!(list(&[one, waiting]), @r"
+        ENDPOINT         ANSWERS        ACCESS  URL
+        flights/predict  at prod        public  http://127.0.0.1:7000/flights/predict/ (onprem)
+                                                http://127.0.0.1:7001/flights/predict/ (prod)
+        flights/notes    requests wait  token   -
+        ");
     }
 }

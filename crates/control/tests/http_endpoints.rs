@@ -56,7 +56,7 @@ async fn every_site_hears_where_an_endpoint_is_and_each_word_once() {
     let (home, away) = (api.agent("home", json!({})).await, api.agent("away", json!({})).await);
     api.version(CODE, None, json!([])).await.ok();
     let mut at_home = home.connect(&[CODE.parse::<VersionId>().unwrap()]).await;
-    let mut at_away = away.connect(&[]).await;
+    let mut at_away = away.greet(away.dial().await).await.unwrap();
     serving(&api, &mut at_home).await;
     let mut known = Known::default();
     while known.routes.values().all(|route| route.replicas.is_empty()) {

@@ -495,8 +495,9 @@ fn not_found(path: &str) -> Response<Body> {
 
 fn unauthorised(endpoint: &EndpointId, why: &str) -> Response<Body> {
     let title = format!("{endpoint} may not be used without leave: {why}");
+    let EndpointId { project, service } = endpoint;
     let hint = format!(
-        "make a token with `tombolo endpoint token {endpoint}` and send it as `Authorization: Bearer <token>`, or write \
+        "make a token with `tombolo endpoint token {project}/{service}` and send it as `Authorization: Bearer <token>`, or write \
          `access: public` for the service into the project file"
     );
     let mut answer = problem(StatusCode::UNAUTHORIZED, "unauthorized", title, None, Some(&hint));
