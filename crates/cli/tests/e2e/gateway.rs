@@ -12,9 +12,10 @@ use super::world::{SOON, World, poll, wait, workload};
 
 const SITES: [(&str, &[&str]); 2] = [("here", &[]), ("there", &[])];
 
-/// Leaves a mark for each request's id, and answers where it is. What is posted comes back behind that.
+/// Leaves a mark for each request's id, and answers where it is. What is posted comes back behind that. It takes a while,
+/// so that some request is always under way.
 const SERVE: &str = r#"
-import http.server, os
+import http.server, os, time
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def answer(self):
@@ -23,6 +24,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if "X-Request" in self.headers:
             with open("$MARKS", "ab", buffering=0) as marks:
                 marks.write(b"served " + self.headers["X-Request"].encode() + b"\n")
+        time.sleep(0.05)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("X-Seen", self.headers.get("Authorization") or "nothing")
