@@ -293,9 +293,18 @@ mod tests {
         let older = grant(None, 4).sign(&key);
         assert!(!String::from_utf8(older.clone()).unwrap().contains("bytes"));
         assert_eq!(spend(&older, larger, u64::MAX), Ok(()));
-        for until in 0..2 * SPENT_MAX as i64 {
-            spend(&grant(Some(MIB), until).sign(&key), Amount { bytes: 1, manifest_bytes: 1 }, 1).unwrap();
+        // The oldest are forgotten, and only where there is no room.
+        let mut spent = Spent::default();
+        for n in 0..SPENT_MAX {
+            let account = Account { begun: Timestamp(n as i64 + 1), granted: None, sent: 0 };
+            spent.0.insert(*blake3::hash(&n.to_le_bytes()).as_bytes(), account);
         }
+        let newest = grant(Some(MIB), 5).sign(&key);
+        let now = Timestamp(SPENT_MAX as i64 + 2);
+        let small = Amount { bytes: 1, manifest_bytes: 1 };
+        spent.spend(&newest, &key.verifying_key(), small, 1, now).unwrap();
+        let oldest = spent.0.values().map(|account| account.begun).min();
+        assert!(spent.0.contains_key(blake3::hash(&newest).as_bytes()) && oldest == Some(Timestamp(2)), "{oldest:?}");
         assert_eq!(spent.0.len(), SPENT_MAX);
     }
 

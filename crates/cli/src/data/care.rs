@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(collected(&answer), "freed 1 KiB: removed 1 version and 2 packs, rewrote 0 packs");
         assert_eq!(collected(&serde_json::json!({})), "nothing to free");
         let later = serde_json::json!({ "condemned": 3, "condemned_for_ms": 1_200_000 });
-        let words = "nothing to free yet; 3 of the bucket's versions and packs go with a gc in 20 min or later";
+        let words = "nothing to free yet; 3 of the bucket's versions and packs go with a gc in 20 min 0 s or later";
         assert_eq!(collected(&later), words);
     }
 }
