@@ -13,7 +13,7 @@ use iroh::endpoint::{Connection, RecvStream, SendStream};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tombolo_api::frames::{self, FrameError};
-use tombolo_api::grant::Begun;
+use tombolo_api::grant::{self, Begun, Spent};
 use tombolo_api::stream::{ALPN_DATA, ALPN_GATEWAY, CLOSE_REVOKED, Call, Progress, Said};
 use tombolo_core::{Millis, SiteId, VersionId};
 use tombolo_data::{DataError, Store, VerifyOptions, transfer};
@@ -73,7 +73,7 @@ impl Answerer {
             Call::Verify => self.verify().await,
             Call::Fetch { version } => self.fetch(version, &mut send).await?,
             Call::List { version } => self.list(version).await,
-            Call::Has { version } => self.blocking(move |store| Ok(json!(store.has(version)?))).await,
+            Call::Has { version } => self.blocking(move |store| amount(store, version)).await,
             Call::Hold { version } => self.hold(version).await,
         };
         let last = match last {
@@ -96,6 +96,8 @@ impl Answerer {
                 "packs_removed": done.packs_removed,
                 "packs_rewritten": done.packs_rewritten,
                 "bytes_freed": done.bytes_freed,
+                "condemned": done.condemned,
+                "condemned_for_ms": done.condemned_for.0,
             }))
         })
         .await
@@ -184,6 +186,15 @@ impl Answerer {
     }
 }
 
+/// What a version here comes to, or false where it isn't here whole.
+fn amount(store: &Store, version: VersionId) -> Result<serde_json::Value, DataError> {
+    if !store.has(version)? {
+        return Ok(json!(false));
+    }
+    let summary = store.summary(version)?;
+    Ok(json!({ "bytes": summary.bytes, "files": summary.files }))
+}
+
 /// What other sites get versions from, and by what it is decided which.
 #[derive(Clone)]
 pub struct Serving {
@@ -197,15 +208,17 @@ pub struct Serving {
 /// Serves other sites for as long as the process lives: versions, each against the grant that is shown for it, and
 /// endpoints.
 pub async fn serve_sites(endpoint: Endpoint, serving: Serving, gateway: Gateway) {
+    let spent = Arc::new(Mutex::new(Spent::default()));
     while let Some(incoming) = endpoint.accept().await {
         let (serving, gateway) = (serving.clone(), gateway.clone());
+        let spent = spent.clone();
         tokio::spawn(async move {
             let Ok(connection) = incoming.await else { return };
             match connection.alpn() {
                 ALPN_DATA => {
                     let Serving { store, site, grant_key, revoked, time } = serving;
                     let to_key = tombolo_net::hex(&connection.remote_id());
-                    let gate = SiteGate { site, grant_key, to_key, time, begun: Mutex::default() };
+                    let gate = SiteGate { site, grant_key, to_key, time, begun: Mutex::default(), spent };
                     serve_site(connection, store, gate, revoked).await;
                 }
                 ALPN_GATEWAY => gateway.attend(connection).await,
@@ -249,6 +262,8 @@ struct SiteGate {
     to_key: String,
     time: ControlTime,
     begun: Mutex<Begun>,
+    /// Of all connections.
+    spent: Arc<Mutex<Spent>>,
 }
 
 impl transfer::Gate for SiteGate {
@@ -256,6 +271,13 @@ impl transfer::Gate for SiteGate {
         let mut begun = self.begun.lock().expect("nobody panics holding it");
         let wanted = (version, &self.site, self.to_key.as_str());
         begun.check(grant, &self.grant_key, wanted, self.time.now()).map_err(|fault| fault.to_string())
+    }
+
+    fn spend(&self, grant: &[u8], amount: transfer::Amount, more: u64) -> Result<(), String> {
+        let amount = grant::Amount { bytes: amount.bytes, manifest_bytes: amount.manifest_bytes };
+        let mut spent = self.spent.lock().expect("nobody panics holding it");
+        let counted = spent.spend(grant, &self.grant_key, amount, more, self.time.now());
+        counted.map_err(|fault| fault.to_string())
     }
 }
 
@@ -296,7 +318,7 @@ mod tests {
         let to_key = tombolo_net::hex(&fetching.id());
         let to = SiteId::new("there").unwrap();
         let until = clock::now() + GRANT_LIFE;
-        let grant = Grant { version, from: site, to, to_key: to_key.clone(), until }.sign(&key);
+        let grant = Grant { version, from: site, to, to_key: to_key.clone(), until, bytes: Some(10) }.sign(&key);
         let source = |connection| {
             let grant = grant.clone();
             Source { dial: tombolo_net::Streams(connection), grant, name: "here".to_owned() }

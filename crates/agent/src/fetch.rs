@@ -10,6 +10,7 @@ use iroh::endpoint::Connection;
 use tokio::sync::watch;
 use tombolo_api::frames;
 use tombolo_api::stream::{ALPN_DATA, Opening, Progress, Sources};
+use tombolo_core::speed::Speed;
 use tombolo_core::sync::{Outcome, TransferSeen};
 use tombolo_core::{Millis, VersionId, WorkloadId};
 use tombolo_data::transfer::{self, Budget, FetchError, FetchOptions};
@@ -38,7 +39,7 @@ pub struct Fetcher {
     pauses: Pauses,
     paces: Paces,
     /// How far the fetches for placements are.
-    moving: Arc<Mutex<BTreeMap<WorkloadId, Progress>>>,
+    moving: Arc<Mutex<BTreeMap<WorkloadId, Meter>>>,
 }
 
 impl Fetcher {
@@ -58,7 +59,8 @@ impl Fetcher {
 
     /// What is being brought for placements right now.
     pub fn moving(&self) -> BTreeMap<WorkloadId, Progress> {
-        self.moving.lock().expect("nobody panics holding it").clone()
+        let moving = self.moving.lock().expect("nobody panics holding it");
+        moving.iter().map(|(workload, meter)| (workload.clone(), meter.read())).collect()
     }
 
     /// Has a version here, whole. What came over the line is told in the answer; nothing where it was here.
@@ -171,16 +173,17 @@ impl Fetcher {
         let Some(from) = first else { return Err(Fault { outcome: unprepared(faults.join("; ")), bytes: 0 }) };
         let mut options = FetchOptions { budget: self.budget.clone(), ..FetchOptions::default() };
         let moving = Moving { all: self.moving.clone(), workload: workload.cloned() };
-        let what = format!("version {}", version.short());
+        let meter = Mutex::new(Meter::new(format!("version {}", version.short())));
         let came = Arc::new(AtomicU64::new(0));
         let counted = came.clone();
         options.progress = Some(Arc::new(move |done_bytes, total_bytes| {
             counted.fetch_max(done_bytes, Ordering::Relaxed);
-            let progress = Progress { what: what.clone(), done_bytes, total_bytes };
+            let mut meter = meter.lock().expect("nobody panics holding it");
+            meter.note(done_bytes, total_bytes);
             if let Some(watcher) = &watcher {
-                let _ = watcher.send(progress.clone());
+                let _ = watcher.send(meter.read());
             }
-            moving.note(progress);
+            moving.note(&meter);
         }));
         let begun = Instant::now();
         let fetched = transfer::fetch(&self.store, version, &sources, &options).await.map_err(|error| {
@@ -234,16 +237,56 @@ impl Drop for Turn {
     }
 }
 
+/// What a fetch has brought, with the speed of late.
+#[derive(Clone)]
+struct Meter {
+    what: String,
+    began: Instant,
+    speed: Speed,
+    done_bytes: u64,
+    total_bytes: u64,
+}
+
+impl Meter {
+    fn new(what: String) -> Meter {
+        Meter { what, began: Instant::now(), speed: Speed::default(), done_bytes: 0, total_bytes: 0 }
+    }
+
+    fn note(&mut self, done_bytes: u64, total_bytes: u64) {
+        // Several streams tell of it, and the last to speak isn't always the last to have counted.
+        self.done_bytes = self.done_bytes.max(done_bytes);
+        self.total_bytes = total_bytes;
+        let at = self.now();
+        self.speed.note(at, self.done_bytes);
+    }
+
+    /// As of now: while nothing comes the rate falls.
+    fn read(&self) -> Progress {
+        let now = self.now();
+        Progress {
+            what: self.what.clone(),
+            done_bytes: self.done_bytes,
+            total_bytes: self.total_bytes,
+            bytes_per_s: self.speed.bytes_per_s(now),
+            left_ms: self.speed.left(now, self.total_bytes).map(|left| left.0),
+        }
+    }
+
+    fn now(&self) -> Millis {
+        Millis(self.began.elapsed().as_millis() as u64)
+    }
+}
+
 /// A fetch's line among what is moving; gone with the fetch, however it ends.
 struct Moving {
-    all: Arc<Mutex<BTreeMap<WorkloadId, Progress>>>,
+    all: Arc<Mutex<BTreeMap<WorkloadId, Meter>>>,
     workload: Option<WorkloadId>,
 }
 
 impl Moving {
-    fn note(&self, progress: Progress) {
+    fn note(&self, meter: &Meter) {
         if let Some(workload) = &self.workload {
-            self.all.lock().expect("nobody panics holding it").insert(workload.clone(), progress);
+            self.all.lock().expect("nobody panics holding it").insert(workload.clone(), meter.clone());
         }
     }
 }

@@ -2,6 +2,8 @@
 
 pub mod client;
 pub mod frames;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod grant;
 pub mod problem;
 pub mod project;

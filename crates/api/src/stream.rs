@@ -213,7 +213,8 @@ pub enum Call {
     List {
         version: VersionId,
     },
-    /// Whether this version is here whole.
+    /// Whether this version is here whole: false, or what it comes to, `{"bytes": .., "files": ..}`; an older agent says
+    /// only true.
     Has {
         version: VersionId,
     },
@@ -257,4 +258,10 @@ pub struct Progress {
     pub what: String,
     pub done_bytes: u64,
     pub total_bytes: u64,
+    /// Of the last seconds; none where too little is known yet, or an older agent says nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_s: Option<u64>,
+    /// Until the rest is there, at that rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
 }

@@ -6,6 +6,7 @@ use tombolo_core::{RunId, Timestamp};
 
 use crate::failure::{Failure, apart};
 use crate::names;
+use crate::progress;
 use crate::render;
 use crate::session::{Global, Output, Session};
 
@@ -94,11 +95,12 @@ pub fn one(run: &RunView, now: Timestamp) -> String {
 fn row(workload: &WorkloadView, now: Timestamp) -> Vec<String> {
     let last = workload.attempts.last();
     let ran = last.and_then(|attempt| attempt.ran_ms).map(render::span);
-    let note = match (&workload.why, &workload.address) {
+    let note = match (&workload.moving, &workload.why, &workload.address) {
+        (Some(moving), _, _) => format!("{} comes: {}", moving.what, progress::told(moving)),
         // What to do about it is told by `tombolo events` and where it failed.
-        (Some(why), _) => apart(why).0.to_owned(),
-        (None, Some(address)) => format!("http://{address}"),
-        (None, None) => String::new(),
+        (None, Some(why), _) => apart(why).0.to_owned(),
+        (None, None, Some(address)) => format!("http://{address}"),
+        (None, None, None) => String::new(),
     };
     vec![
         workload.name.clone(),
@@ -167,13 +169,23 @@ mod tests {
         });
         let mut test = workload("test", "waiting");
         (test.since, test.why) = (None, Some("waits for train".into()));
-        let view = run_view(vec![workload("features", "cached"), train, test]);
+        let mut serve = workload("serve", "preparing");
+        serve.site = Some("prod".into());
+        serve.moving = Some(tombolo_api::stream::Progress {
+            what: "version 0a1b2c3d".into(),
+            done_bytes: 30 << 20,
+            total_bytes: 120 << 20,
+            bytes_per_s: Some(11 << 20),
+            left_ms: Some(8_100),
+        });
+        let view = run_view(vec![workload("features", "cached"), train, test, serve]);
         insta::assert_snapshot!(one(&view, Timestamp(60_000)), @r"
         flights-7  active, started 1 min ago by admin
-        STAGE     STATE    SITE   SINCE     RAN  MOVED  NOTE
-        features  cached   -      30 s ago    -      -
-        train     running  cloud  30 s ago    -  5 MiB
-        test      waiting  -      -           -      -  waits for train
+        STAGE     STATE      SITE   SINCE     RAN  MOVED  NOTE
+        features  cached     -      30 s ago    -      -
+        train     running    cloud  30 s ago    -  5 MiB
+        test      waiting    -      -           -      -  waits for train
+        serve     preparing  prod   30 s ago    -      -  version 0a1b2c3d comes: 30 MiB of 120 MiB, 11 MiB/s, 8.1 s left
         ");
         insta::assert_snapshot!(list(&[view], Timestamp(60_000)), @r"
         RUN        STATE   STARTED    TOOK  BY

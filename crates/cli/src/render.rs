@@ -79,6 +79,20 @@ pub fn span(ms: u64) -> String {
     Millis(ms).to_string()
 }
 
+/// A column's type in the words that a project file has for it (`integer`, `text`); Arrow's own where it has none.
+pub fn kind(arrow: &str) -> &str {
+    let plain = arrow.split(['(', '<']).next().unwrap_or(arrow);
+    match plain {
+        "Utf8" | "LargeUtf8" | "Utf8View" => "text",
+        "Boolean" => "boolean",
+        "Date32" | "Date64" => "date",
+        "Timestamp" => "timestamp",
+        _ if plain.starts_with("Int") && !plain.starts_with("Interval") || plain.starts_with("UInt") => "integer",
+        _ if plain.starts_with("Float") || plain.starts_with("Decimal") => "number",
+        _ => arrow,
+    }
+}
+
 /// `4.5 MiB`, and `-` for nothing.
 pub fn bytes(count: u64) -> String {
     if count == 0 { "-".to_owned() } else { tombolo_core::resources::bytes(count) }
@@ -116,6 +130,23 @@ mod tests {
         assert_eq!(ago(Timestamp(100_000), 100_000), "now");
         assert_eq!(ago(Timestamp(100_000), 40_000), "1 min ago");
         assert_eq!(ago(Timestamp(100_000), 200_000), "now");
+    }
+
+    #[test]
+    fn types_have_the_words_of_a_project_file() {
+        for (arrow, word) in [
+            ("Int64", "integer"),
+            ("UInt8", "integer"),
+            ("Utf8View", "text"),
+            ("Decimal128(10, 2)", "number"),
+            ("Timestamp(ns, \"UTC\")", "timestamp"),
+            ("Timestamp(µs)", "timestamp"),
+            ("Date32", "date"),
+            ("Interval(DayTime)", "Interval(DayTime)"),
+            ("List(Int64)", "List(Int64)"),
+        ] {
+            assert_eq!(kind(arrow), word, "{arrow}");
+        }
     }
 
     #[test]

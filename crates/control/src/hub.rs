@@ -425,9 +425,11 @@ impl Hub {
                 let limit = world.links.get(&from, &place).limit;
                 (from, limit)
             };
-            Ok::<_, String>((from.into_iter().map(limited).collect::<Vec<_>>(), key, now))
+            // Of some it isn't known, as of state that a placement left behind; of one without bytes nothing is lost by it.
+            let bytes = world.versions.get(&version).map(|record| record.bytes).filter(|bytes| *bytes > 0);
+            Ok::<_, String>((from.into_iter().map(limited).collect::<Vec<_>>(), key, bytes, now))
         });
-        let (from, to_key, now) = match asked.await {
+        let (from, to_key, bytes, now) = match asked.await {
             Ok(Ok(found)) => found,
             Ok(Err(why)) => {
                 self.audit(to, version, "refused", why.clone()).await;
@@ -439,13 +441,15 @@ impl Hub {
         for (site, limit) in from {
             let Some(connected) = self.lock().get(&site).cloned() else { continue };
             let until = now + GRANT_LIFE;
-            let grant = Grant { version, from: site.clone(), to: to.clone(), to_key: to_key.clone(), until };
+            let (from, to, to_key) = (site.clone(), to.clone(), to_key.clone());
+            let grant = Grant { version, from, to, to_key, until, bytes };
             let grant = String::from_utf8(grant.sign(&self.0.grant_key)).expect("a grant is JSON");
             sources.push(Source { site, address: connected.address, grant, limit });
         }
         if !sources.is_empty() {
             let names: Vec<_> = sources.iter().map(|source| source.site.to_string()).collect();
-            self.audit(to, version, "done", format!("from {}", names.join(", "))).await;
+            let size = bytes.map(|bytes| format!(", {bytes} bytes")).unwrap_or_default();
+            self.audit(to, version, "done", format!("from {}{size}", names.join(", "))).await;
         }
         Sources::From(sources)
     }

@@ -113,7 +113,8 @@ async fn a_version_is_brought_where_it_may_be_and_how_far_it_is_is_told() {
     let far = api.agent("far", json!({ "region": "us" })).await;
     let (at_near, _at_far) = (near.connect(&[]).await, far.connect(&[]).await);
     let mut calls = at_near.answering(|_| {
-        let moved = |done_bytes| Progress { what: "version".to_owned(), done_bytes, total_bytes: 10 };
+        let moved =
+            |done_bytes| Progress { what: "version".to_owned(), done_bytes, total_bytes: 10, ..Progress::default() };
         vec![Said::Progress(moved(4)), Said::Progress(moved(10)), Said::Done(Value::Null)]
     });
     let path = format!("/v1/versions/{DATA}/replicas");
@@ -207,4 +208,24 @@ async fn a_replica_is_believed_unless_its_site_denies_it() {
     assert_eq!(api.version(&other, Some("flights"), json!([])).await.problem(409), "no-replica");
     assert_eq!(api.get(&format!("/v1/versions/{other}")).await.problem(404), "not-found");
     assert_eq!(api.get("/v1/datasets/flights").await.ok()["versions"], 1);
+}
+
+/// Grants name how large a version is, so that it matters who says so.
+#[tokio::test]
+async fn a_version_is_as_large_as_its_site_says() {
+    let api = api().await;
+    let home = api.agent("home", json!({})).await;
+    // Nobody can be asked, and the claim stands until somebody can.
+    let claimed = api.version(DATA, Some("flights"), json!([])).await.ok()["bytes"].clone();
+    assert_ne!(claimed, 77);
+    let at_home = home.connect(&[]).await;
+    let _calls = at_home.answering(|call| match call {
+        Call::Has { .. } => vec![Said::Done(json!({ "bytes": 77, "files": 3 }))],
+        other => vec![Said::Failed(format!("{other:?}"))],
+    });
+    for version in [DATA, CODE] {
+        let known = api.version(version, Some("flights"), json!([])).await.ok();
+        assert_eq!((&known["bytes"], &known["files"]), (&json!(77), &json!(3)));
+        assert_eq!(api.get(&format!("/v1/versions/{version}")).await.ok()["bytes"], 77);
+    }
 }

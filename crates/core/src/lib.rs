@@ -19,6 +19,7 @@ pub mod site;
 pub mod sketch;
 pub mod source;
 pub mod spec;
+pub mod speed;
 pub mod sync;
 pub mod tag;
 pub mod time;

@@ -27,6 +27,16 @@ use crate::verify::for_each_record;
 
 /// How long damaged packs and manifests are kept for whoever wants to look at them, at least.
 const QUARANTINE_KEPT: Millis = Millis::from_secs(7 * 24 * 3600);
+/// A pack shorter than this part of what packs are to have is small: each transfer that was made durable in steps, and
+/// each small version, leaves some. So many are copied together, and not fewer, so that nothing is copied at each gc.
+const SMALL_PART: u64 = 8;
+const SMALL_PACKS_MIN: usize = 8;
+
+/// The length below which packs are copied together, of those that a gc may touch; 0 where there are too few.
+pub(crate) fn small_below(pack_bytes: u64, lengths: impl Iterator<Item = u64>) -> u64 {
+    let small = pack_bytes / SMALL_PART;
+    if lengths.filter(|length| *length < small).count() < SMALL_PACKS_MIN { 0 } else { small }
+}
 
 /// What a gc did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,10 +44,14 @@ pub struct Collected {
     pub versions_removed: Vec<VersionId>,
     /// Packs in which nothing was needed.
     pub packs_removed: u64,
-    /// Packs in which less than half was needed, which was copied.
+    /// Packs in which less than half was needed, which was copied; and small ones, copied together.
     pub packs_rewritten: u64,
     /// On disk, after what was copied.
     pub bytes_freed: u64,
+    /// Of a bucket: versions and packs that a later gc removes, `condemned_for` from now at the earliest, unless somebody
+    /// comes to need them. A bucket has no locks, so that nothing goes at once.
+    pub condemned: u64,
+    pub condemned_for: Millis,
 }
 
 struct Candidate {
@@ -149,9 +163,10 @@ impl Gc<'_> {
         // The fullest first: of a chunk that is in two packs, the copy in the fuller one stays.
         open.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.name.cmp(&y.name)));
         let mut candidates = Vec::new();
+        let small = small_below(self.store.pack_bytes(), open.iter().map(|(_, pack)| pack.length));
         for (_, mut pack) in open {
             let needed = needed_bytes(&pack.entries, |digest| alive.contains(digest) && !homes.contains(digest));
-            if needed * 2 >= pack.length {
+            if needed * 2 >= pack.length && pack.length >= small {
                 homes.extend(pack.entries.iter().map(|entry| entry.digest));
                 continue;
             }

@@ -12,6 +12,8 @@
 //! - Segments are durable before `HEAD` names them. `HEAD` is replaced under `index/lock`, by one process at a time;
 //!   the others see it at their next refresh, and meanwhile read on in the files that they have open.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod lookup;
 mod merge;
 mod segment;

@@ -10,6 +10,8 @@ mod chunker;
 mod codec;
 mod coming;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod gc;
 mod index;
 pub mod lease;

@@ -13,6 +13,8 @@
 //! Entries are sorted by the bytes of their paths and none occurs twice; a path that is a file, a link or an
 //! empty directory has nothing beneath it. The version is the BLAKE3 digest of the encoding.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub(crate) mod members;
 pub(crate) mod pages;
 
@@ -21,6 +23,7 @@ use std::collections::HashSet;
 use tombolo_core::{Digest, VersionId};
 
 use crate::chunker::CHUNK_BYTES_MAX;
+use crate::pack::le_u32;
 use crate::seal::SEAL_BYTES;
 
 /// Largest encoded manifest, in bytes: 11 million chunks, 165 GB in those of 16 KiB, 670 GB in those of large files.
@@ -321,6 +324,13 @@ pub(crate) fn each_chunk(encoded: &[u8], mut each: impl FnMut(usize)) -> Result<
         }
     }
     Ok(())
+}
+
+/// Raw bytes of all files of an encoding, as [`Summary`] has them.
+pub(crate) fn bytes_of(encoded: &[u8]) -> Result<u64, BadManifest> {
+    let mut bytes = 0_u64;
+    each_chunk(encoded, |at| bytes += u64::from(le_u32(&encoded[at + 32..])))?;
+    Ok(bytes)
 }
 
 /// Whether a path can be in a version.

@@ -13,6 +13,9 @@
 //! so a truncated or extended pack is known at once; the chunks are covered by their own digests. A pack never
 //! changes once it has its name, `<session>-<number>.pack`, where the session is the 16 hex digits of its writer.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use help::{add, look, materialized, noise, open, options, packs, sample, table, write};
 use proptest::prelude::*;
-use tombolo_core::{Millis, Timestamp};
+use tombolo_core::{Millis, Timestamp, VersionId};
 use tombolo_data::{AddOptions, DataError, MaterializeOptions, Store, StoreOptions, VerifyOptions};
 
 fn far_future() -> Timestamp {
@@ -354,4 +354,30 @@ proptest! {
         prop_assert_eq!(added.files as usize, files.len());
         prop_assert!(materialized(&store, added.version) == look(tree.path()));
     }
+}
+
+#[test]
+fn small_packs_are_copied_together_once_there_are_many() {
+    let (temp, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(temp.path());
+    let mut versions = Vec::new();
+    // Each add seals a pack of its own, of a few KiB.
+    let add_one = |versions: &mut Vec<VersionId>| {
+        write(tree.path(), "file", &noise(versions.len() as u64, 4 << 10));
+        versions.push(add(&store, tree.path()).version);
+    };
+    let collect =
+        |versions: &[VersionId]| store.gc(&versions.iter().copied().collect(), far_future(), Millis(0)).unwrap();
+    (0..7).for_each(|_| add_one(&mut versions));
+    assert_eq!((collect(&versions).packs_rewritten, packs(&store).len()), (0, 7), "too few");
+    (0..5).for_each(|_| add_one(&mut versions));
+    let collected = collect(&versions);
+    assert_eq!((collected.packs_rewritten, collected.packs_removed, packs(&store).len()), (12, 0, 1), "{collected:?}");
+    // The one that came of it is small as well, and isn't copied over and over.
+    assert_eq!((collect(&versions).packs_rewritten, packs(&store).len()), (0, 1));
+    for (seed, version) in versions.iter().enumerate() {
+        assert_eq!(materialized(&store, *version)["file"], noise(seed as u64, 4 << 10));
+    }
+    assert!(store.verify(&VerifyOptions::default()).unwrap().is_clean());
+    assert!(open(temp.path()).verify(&VerifyOptions::default()).unwrap().is_clean());
 }

@@ -14,7 +14,7 @@ use peer::{Mangle, Only, Peer, check_arrived, get, honest, options, source, worl
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf};
 use tombolo_core::{Digest, VersionId};
 use tombolo_data::VerifyOptions;
-use tombolo_data::transfer::{Dial, FetchError, FetchOptions, Source, fetch};
+use tombolo_data::transfer::{Amount, Dial, FetchError, FetchOptions, Gate, Source, fetch};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_arrives_and_only_its_missing_chunks_travel() {
@@ -276,4 +276,51 @@ async fn a_source_that_falls_silent_is_dropped() {
     let options = FetchOptions { stall: Duration::from_millis(50), ..options() };
     let error = fetch(&open(dir.path()), version, &sources, &options).await.unwrap_err();
     assert!(error.to_string().contains("silent for 50 ms"), "{error}");
+}
+
+/// Counts what it is told of, and lets so much go.
+struct Counts {
+    most: u64,
+    told: std::sync::Mutex<(u64, Option<Amount>)>,
+}
+
+impl Gate for Counts {
+    fn check(&self, _grant: &[u8], _version: VersionId) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn spend(&self, _grant: &[u8], amount: Amount, more: u64) -> Result<(), String> {
+        let mut told = self.told.lock().unwrap();
+        if told.0 + more > self.most {
+            return Err(format!("{} bytes are more than the grant is for", told.0 + more));
+        }
+        *told = (told.0 + more, Some(amount));
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_tells_what_it_sends_before_it_does_and_stops_where_it_must() {
+    let world = world();
+    let bytes = world.from.summary(world.version).unwrap().bytes;
+    let manifest_bytes = world.from.manifest_bytes(world.version).unwrap().len() as u64;
+    let counted = |most| Arc::new(Counts { most, told: Default::default() });
+    let fetch = async |gate: Arc<Counts>| {
+        let mut source = honest(&world.from);
+        source.dial.gate = gate;
+        get(&world, &[source]).await
+    };
+    // Nothing goes where the first of it is too much, and all that was let go was told before.
+    let few = counted(100 << 10);
+    let refused = fetch(few.clone()).await.unwrap_err().to_string();
+    assert!(refused.contains("more than the grant is for"), "{refused}");
+    assert!(!world.to.has(world.version).unwrap());
+    // The rest comes under another grant, and both together are little more than it has.
+    let enough = counted(u64::MAX);
+    let fetched = fetch(enough.clone()).await.unwrap();
+    let (told, amount) = *enough.told.lock().unwrap();
+    assert_eq!(amount, Some(Amount { bytes, manifest_bytes }));
+    assert!(told <= fetched.bytes_wire && told + (64 << 10) > fetched.bytes_wire, "{told} of {fetched:?}");
+    assert!(told + few.told.lock().unwrap().0 < 2 * bytes + 4 * manifest_bytes, "an honest resume stays within bounds");
+    check_arrived(&world);
 }

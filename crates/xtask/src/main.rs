@@ -4,6 +4,7 @@ mod bench;
 #[cfg(test)]
 #[path = "../../cli/src/mentioned/find.rs"]
 mod find;
+mod fuzz;
 mod generated;
 mod needs;
 mod process;
@@ -32,6 +33,8 @@ enum Task {
     Openapi(generated::Args),
     /// Write docs/tombolo.schema.json from the code
     Schema(generated::Args),
+    /// Look for inputs that break what reads others' bytes
+    Fuzz(fuzz::Args),
     /// Run a benchmark beside its peers, and record its result in docs/benchmarks.json and .md
     Bench(bench::Args),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(&root),
         Task::Openapi(args) => generated::run(&root, generated::OPENAPI, &args),
         Task::Schema(args) => generated::run(&root, generated::SCHEMA, &args),
+        Task::Fuzz(args) => fuzz::run(&root, &args),
         Task::Bench(args) => bench::run(&root, &args),
     };
     match done {

@@ -1,7 +1,7 @@
 //! What the tests need beside Rust: found by trying it, and brought where it is missing.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -60,6 +60,25 @@ const NEEDS: &[Need] = &[
         packages: &["default-jre-headless"],
     },
     Need { name: "Maven", why: "it brings Kafka's jars", probe: &["mvn", "--version"], packages: &["maven"] },
+    Need {
+        name: "Node.js 18 or later, with npm",
+        why: "Azurite, the emulator of Azure's storage, is a program for it",
+        probe: &["sh", "-c", "npm --version && node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)'"],
+        packages: &["nodejs", "npm"],
+    },
+    Need {
+        name: "Go 1.21 or later",
+        why: "fake-gcs-server, the emulator of Google's storage, is built with it",
+        // From 1.21 on it brings the toolchain that a program asks for.
+        probe: &["sh", "-c", "go version | grep -qE 'go(1\\.(2[1-9]|[3-9][0-9])|[2-9])'"],
+        packages: &["golang-go"],
+    },
+    Need {
+        name: "a C++ compiler (c++)",
+        why: "libFuzzer, which `cargo xtask fuzz` links into its programs, is C++",
+        probe: &["c++", "--version"],
+        packages: &["g++"],
+    },
 ];
 
 /// As in the POM beside the tests, and in their `servers/kafka.rs`.
@@ -69,7 +88,72 @@ const KAFKA_POM: &str = "crates/connect/tests/servers/kafka.pom.xml";
 /// Makes sure that everything is there. With `install` false it refuses and says what is missing instead.
 pub fn bring(root: &Path, install: bool) -> Result<()> {
     bring_packages(install)?;
-    bring_kafka(root, install)
+    bring_kafka(root, install)?;
+    EMULATORS.iter().try_for_each(|emulator| bring_emulator(emulator, install))
+}
+
+/// A server that stands for a cloud's storage, in the tests that are named in `crates/data/tests/help/clouds.rs`.
+struct Emulator {
+    name: &'static str,
+    /// What is installed, and where below the cache; the version is in both.
+    package: &'static str,
+    dir: &'static str,
+    size: &'static str,
+    command: fn(&Emulator, &Path) -> Command,
+}
+
+const EMULATORS: &[Emulator] = &[
+    Emulator {
+        name: "Azurite (Azure's storage)",
+        package: "azurite@3.35.0",
+        dir: "azurite-3.35.0",
+        size: "190 MB, by npm",
+        command: |emulator, into| {
+            let mut npm = process::command("npm");
+            npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error", "--prefix"]);
+            npm.arg(into).arg(emulator.package);
+            npm
+        },
+    },
+    Emulator {
+        name: "fake-gcs-server (Google's)",
+        package: "github.com/fsouza/fake-gcs-server@v1.56.1",
+        dir: "fake-gcs-server-1.56.1",
+        size: "50 MB, built by Go in some minutes",
+        command: |emulator, into| {
+            let mut go = process::command("go");
+            go.args(["install", emulator.package]).env("GOBIN", into).env("GOFLAGS", "-mod=mod");
+            go
+        },
+    },
+];
+
+/// Outside of the checkout, where the tests look for it.
+fn bring_emulator(emulator: &Emulator, install: bool) -> Result<()> {
+    let cache = process::cache_dir()?;
+    let dir = cache.join(emulator.dir);
+    println!("  {:<30} {}", emulator.name, if dir.is_dir() { "there" } else { "missing" });
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if !install {
+        bail!(
+            "the tests need {} in {}; without --no-install it is brought ({})",
+            emulator.package,
+            dir.display(),
+            emulator.size
+        );
+    }
+    println!("  installing {} into {} ({})", emulator.package, dir.display(), emulator.size);
+    // Under another name until all is there.
+    let part = cache.join(format!("{}.part", emulator.dir));
+    if part.is_dir() {
+        std::fs::remove_dir_all(&part).with_context(|| format!("can't remove {}", part.display()))?;
+    }
+    std::fs::create_dir_all(&part).with_context(|| format!("can't make {}", part.display()))?;
+    process::run(&mut (emulator.command)(emulator, &part))
+        .with_context(|| format!("{} can't be brought", emulator.name))?;
+    std::fs::rename(&part, &dir).with_context(|| format!("can't make {}", dir.display()))
 }
 
 /// The broker's jars, outside of the checkout, where the tests look for them.

@@ -142,17 +142,25 @@ fn verified(answer: &Value) -> String {
     text
 }
 
-/// `freed 12 MiB: removed 2 versions and 3 packs, rewrote 1 pack`.
+/// `freed 12 MiB: removed 2 versions and 3 packs, rewrote 1 pack`; of a bucket also what goes with a later gc, and when.
 fn collected(answer: &Value) -> String {
     let versions = items(answer, "versions_removed").len() as u64;
     let [removed, rewritten, freed] =
         ["packs_removed", "packs_rewritten", "bytes_freed"].map(|key| number(answer, key));
+    let condemned = number(answer, "condemned");
+    let later = match condemned {
+        0 => String::new(),
+        _ => format!(
+            "; {condemned} of the bucket's versions and packs go with a gc in {} or later",
+            crate::render::span(number(answer, "condemned_for_ms"))
+        ),
+    };
     if [versions, removed, rewritten, freed] == [0; 4] {
-        return "nothing to free".to_owned();
+        return format!("nothing to free{}{later}", if condemned > 0 { " yet" } else { "" });
     }
     let [versions, removed, rewritten] =
         [(versions, "version"), (removed, "pack"), (rewritten, "pack")].map(|(count, what)| counted(count, what));
-    format!("freed {}: removed {versions} and {removed}, rewrote {rewritten}", bytes(freed))
+    format!("freed {}: removed {versions} and {removed}, rewrote {rewritten}{later}", bytes(freed))
 }
 
 fn items<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
@@ -185,5 +193,8 @@ mod tests {
         let answer = serde_json::json!({ "versions_removed": ["x"], "packs_removed": 2, "bytes_freed": 1024 });
         assert_eq!(collected(&answer), "freed 1 KiB: removed 1 version and 2 packs, rewrote 0 packs");
         assert_eq!(collected(&serde_json::json!({})), "nothing to free");
+        let later = serde_json::json!({ "condemned": 3, "condemned_for_ms": 1_200_000 });
+        let words = "nothing to free yet; 3 of the bucket's versions and packs go with a gc in 20 min 0 s or later";
+        assert_eq!(collected(&later), words);
     }
 }

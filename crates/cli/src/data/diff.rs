@@ -244,12 +244,15 @@ fn text(report: &Report) -> String {
     }
     text += "columns:\n";
     for (name, kind) in &table.columns_removed {
-        text += &format!("  - {name} {kind}\n");
+        text += &format!("  - {name} {}\n", render::kind(kind));
     }
     for (name, kind) in &table.columns_added {
-        text += &format!("  + {name} {kind}\n");
+        text += &format!("  + {name} {}\n", render::kind(kind));
     }
     for (name, a, b) in &table.columns_changed {
+        // Of two widths of a number the words are the same.
+        let words = (render::kind(a), render::kind(b));
+        let (a, b) = if words.0 == words.1 { (a.as_str(), b.as_str()) } else { words };
         text += &format!("  ~ {name} {a} -> {b}\n");
     }
     text

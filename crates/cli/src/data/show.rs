@@ -106,7 +106,11 @@ fn facts(info: &VersionInfo) -> String {
         let rows = rows.map_or("rows not counted".to_owned(), |rows| format!("{rows} rows"));
         text += &format!("\n{} table, {rows}\n", format.word());
         let row = |column: &Column| {
-            vec![column.name.clone(), column.kind.clone(), render::dash(column.nulls.map(|nulls| nulls.to_string()))]
+            vec![
+                column.name.clone(),
+                render::kind(&column.kind).to_owned(),
+                render::dash(column.nulls.map(|nulls| nulls.to_string())),
+            ]
         };
         text += &render::table(&["column", "type", "nulls"], &[2], columns.iter().map(row).collect());
         if *more > 0 {

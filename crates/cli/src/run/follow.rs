@@ -8,6 +8,7 @@ use indicatif::ProgressBar;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tombolo_api::client::{Client, ClientError};
+use tombolo_api::stream::Progress;
 use tombolo_api::wire::{EventView, RunView};
 use tombolo_core::{Name, RunId, WorkloadId};
 
@@ -20,6 +21,8 @@ use crate::{progress, render};
 const RETRIES_MAX: u32 = 60;
 /// How often what moves is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(500);
+/// How often it is told in a line of its own, where nothing is drawn, as in a log.
+const TELL_EVERY: Duration = Duration::from_secs(15);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How long the last lines of logs may take to arrive after a run's end.
 const LAST_LINES_WAIT: Duration = Duration::from_secs(5);
@@ -151,10 +154,13 @@ impl<'a> Follower<'a> {
         let printer = Arc::new(Printer { bar: Some(bar), prefix: Some(width), aside, hints: false });
         let (states, seen) = watch::channel(String::new());
         let mut readers = Readers::default();
-        if printer.has_bar() {
-            let drawn = draw(session.client.clone(), run.clone(), printer.clone(), seen);
-            readers.0.push((String::new(), tokio::spawn(drawn)));
-        }
+        let (client, run_id, shown) = (session.client.clone(), run.clone(), printer.clone());
+        let task = match printer.has_bar() {
+            true => Some(tokio::spawn(draw(client, run_id, shown, seen))),
+            false if options.events => Some(tokio::spawn(tell(client, run_id, shown, seen))),
+            false => None,
+        };
+        readers.0.extend(task.map(|task| (String::new(), task)));
         Follower {
             session,
             run,
@@ -238,13 +244,10 @@ impl<'a> Follower<'a> {
 async fn draw(client: Client, run: RunId, printer: Arc<Printer>, mut states: watch::Receiver<String>) {
     loop {
         let state = states.borrow_and_update().clone();
-        let moves = state.contains("preparing") || state.contains("placed");
+        let moves = is_moving(&state);
         if moves && let Ok(view) = client.get::<RunView>(&format!("/v1/runs/{run}")).await {
-            let bars = view.workloads.iter().filter_map(|workload| {
-                let moving = workload.moving.as_ref()?;
-                Some(format!("{}: {}", workload.name, progress::line(moving.done_bytes, moving.total_bytes)))
-            });
-            let bars: Vec<String> = bars.collect();
+            let bars: Vec<String> =
+                coming(&view).map(|(name, moving)| format!("{name}: {}", progress::line(moving))).collect();
             printer.state(&if bars.is_empty() { state } else { format!("{state}  {}", bars.join("  ")) });
         }
         tokio::select! {
@@ -252,6 +255,34 @@ async fn draw(client: Client, run: RunId, printer: Arc<Printer>, mut states: wat
             () = tokio::time::sleep(DRAW_EVERY), if moves => {}
         }
     }
+}
+
+/// Tells of what moves now and then, line by line.
+async fn tell(client: Client, run: RunId, printer: Arc<Printer>, mut states: watch::Receiver<String>) {
+    loop {
+        let moves = is_moving(&states.borrow_and_update());
+        tokio::select! {
+            changed = states.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+            () = tokio::time::sleep(TELL_EVERY), if moves => {}
+        }
+        let Ok(view) = client.get::<RunView>(&format!("/v1/runs/{run}")).await else { continue };
+        for (name, moving) in coming(&view) {
+            let at = render::clock(render::now().0);
+            printer.talk(&format!("{at} {name}: {} comes: {}", moving.what, progress::told(moving)));
+        }
+    }
+}
+
+fn is_moving(state: &str) -> bool {
+    state.contains("preparing") || state.contains("placed")
+}
+
+/// What is on its way to which stage.
+fn coming(view: &RunView) -> impl Iterator<Item = (&str, &Progress)> {
+    view.workloads.iter().filter_map(|workload| Some((workload.name.as_str(), workload.moving.as_ref()?)))
 }
 
 /// `running at cloud`, `failed: exited with code 3`.

@@ -340,3 +340,75 @@ fn a_stolen_member_token_gets_nothing_out() {
     guarded.refuses("POST", &format!("/v1/versions/{version}/replicas"), json!({ "site": "away" }));
     guarded.check("after names were taken away and given anew");
 }
+
+/// Writes what it has read to its state, again and again until it is told to end, and logs it as an artifact.
+const KEEP: &str = r#"
+import os, shutil, signal, sys, time, urllib.request
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+data = open("inputs/named/named.bin", "rb").read()
+url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow-artifacts/artifacts/"
+headers = {"Authorization": "Bearer " + os.environ["MLFLOW_TRACKING_TOKEN"]}
+lookup = url.replace("mlflow-artifacts/artifacts/", "mlflow/runs/get?run_id=" + os.environ["MLFLOW_RUN_ID"])
+import json
+run = json.load(urllib.request.urlopen(urllib.request.Request(lookup, headers=headers)))["run"]
+place = run["info"]["artifact_uri"].split(":/", 1)[1].lstrip("/")
+put = urllib.request.Request(url + place + "/all.bin", data, headers, method="PUT")
+assert urllib.request.urlopen(put).status == 200
+round = 0
+while True:
+    round += 1
+    with open(os.environ["TOMBOLO_STATE"] + "/new", "wb") as file:
+        file.write(data[::-1] + str(round).encode())
+    os.replace(os.environ["TOMBOLO_STATE"] + "/new", os.environ["TOMBOLO_STATE"] + "/kept")
+    if round == 1:
+        print("kept", flush=True)
+        open(os.environ["MARK"], "w").close()
+    time.sleep(0.2)
+"#;
+
+/// A move takes copies of state along; what derives from data that must stay is refused by the rule's name before any is
+/// taken, whoever asks. What a workload logs as an artifact stays at its site as well.
+#[test]
+fn neither_a_move_nor_an_artifact_takes_anything_out() {
+    let world = World::with_sites(&SITES);
+    let mark = world.path("kept");
+    let yaml = format!(
+        "project: keeping\nobjective: cost\ndata:\n  named: {{ path: data/named.bin, keep_at: home }}\nstages:\n  keep:\n    \
+         run: 'python3 keep.py'\n    in: [named]\n    env: {{ MARK: '{}' }}\n",
+        mark.display()
+    );
+    let dir = world.project("keeping", &yaml, &[("keep.py", KEEP)]);
+    let named = noise(31, 500_000);
+    fs::create_dir_all(format!("{dir}/data")).unwrap();
+    fs::write(format!("{dir}/data/named.bin"), &named).unwrap();
+    let admin = fs::read_to_string(world.path("server/admin.token")).unwrap().trim().to_owned();
+    let stolen = world.ok(&["token", "create", "mal", "--role", "member"]).trim().to_owned();
+    let run = world.submit(&dir);
+    wait(SOON, "the stage has read its input and logged it", || mark.exists().then_some(()));
+
+    let id = format!("{run}/keep");
+    for args in [&["--quote"][..], &[], &["--method", "restart"], &["--detach"]] {
+        let refused = world.cli(&[&["move", &id, "--to", "away"], args].concat());
+        assert_eq!(refused.code, 2, "{refused}");
+        assert!(refused.err.contains("keep") && refused.err.contains("home"), "{refused}");
+    }
+    let (status, answer) = ask(&world, &stolen, "POST", &format!("/v1/workloads/{id}/move"), &json!({ "to": "away" }));
+    assert!((400..500).contains(&status), "{status}: {answer}");
+    assert!(answer.contains("residency"), "the rule is named: {answer}");
+    assert_eq!(workload(&world.view(&run), "keep")["site"], "home");
+
+    // Its state, once it is over, is a version as any: it may be nowhere else, and nobody has it brought there.
+    world.ok(&["stop", &run]);
+    world.wait_run(&run, &["stopped"]);
+    let chunks = forbidden(&world, &admin);
+    let reversed: Vec<u8> = named.iter().rev().copied().collect();
+    assert!(contains(&world.site_dir("home"), &reversed[1_000..1_064]), "its state is at home");
+    assert!(contains(&world.site_dir("home/artifacts"), &named[150_000..150_064]), "its artifact is at home");
+    for at in [world.site_dir("away"), world.path("server")] {
+        for piece in [&named[150_000..150_064], &reversed[1_000..1_064]] {
+            assert!(!contains(&at, piece), "forbidden bytes are in {}", at.display());
+        }
+    }
+    assert!(!chunks.is_empty() && held(&world, "home", &chunks) > 0);
+    assert_eq!(held(&world, "away", &chunks), 0, "forbidden chunks are away");
+}

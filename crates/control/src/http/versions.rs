@@ -40,22 +40,30 @@ pub(super) async fn add(
     check::bytes(value.bytes)?;
     check::bytes(value.files)?;
     let (asked, site, version) = (shared.clone(), value.site.clone(), value.version);
-    let denied = async move { Ok(denial(&asked, &site, version).await) };
+    let said = async move { Ok(ask_site(&asked, &site, version).await) };
     Create::new(caller, key, &hash)
-        .perform(shared, denied, move |world, now, caller, denied| {
-            let NewVersion { version, bytes, files, site, dataset, residency, facts, sketch } = value;
+        .perform(shared, said, move |world, now, caller, said| {
+            let NewVersion { version, mut bytes, mut files, site, dataset, residency, facts, sketch } = value;
             if world.sites.get(&site).is_some_and(|site| site.revoked) {
                 return Err(Fault::conflict("revoked", format!("the site {site} is revoked")));
             }
             // What may not be there is refused as that, whether it is there or not.
             world.residency_added(version, &residency, &site)?;
-            if let Some(denied) = denied {
-                return Err(denied);
+            let amount = match said {
+                Heard::Denied(denied) => return Err(denied),
+                Heard::Amount(amount) => Some(amount),
+                Heard::Nothing => None,
+            };
+            if let Some(amount) = &amount {
+                (bytes, files) = (amount.bytes, amount.files);
             }
             let (given, replicas) = Default::default();
             let facts = facts.bounded();
             let record = VersionRecord { bytes, files, residency, made_by: None, given, at: now, replicas, facts };
             world.add_version(version, record, &site)?;
+            if amount.is_some() {
+                world.learn_amount(version, bytes, files);
+            }
             sketch.into_iter().for_each(|sketch| world.learn_sketch(version, sketch));
             let Some(name) = dataset else {
                 let audit = caller.done(now, version, Some(format!("at {site}")));
@@ -69,16 +77,33 @@ pub(super) async fn add(
         .await
 }
 
+/// What a site says of a version that somebody says it has.
+enum Heard {
+    Denied(Fault),
+    /// It is there, and comes to this: grants name so many bytes, so the site's word goes before anybody else's.
+    Amount(Amount),
+    Nothing,
+}
+
+#[derive(Deserialize)]
+struct Amount {
+    bytes: u64,
+    files: u64,
+}
+
 /// Whoever may add data may name any site, so the site is asked. One that is away or slow is believed to have it until it
 /// tells all that it has, which it does whenever it connects.
-async fn denial(shared: &Shared, site: &SiteId, version: VersionId) -> Option<Fault> {
+async fn ask_site(shared: &Shared, site: &SiteId, version: VersionId) -> Heard {
     let asked = tokio::time::timeout(CONFIRMED_WITHIN, sites::whole(shared, site, Call::Has { version }));
     match asked.await {
         Ok(Ok(serde_json::Value::Bool(false))) => {
             let title = format!("{site} says that it does not have version {}", version.short());
-            Some(Fault::conflict("no-replica", title).hint("`tombolo data add` puts data into a site's store first"))
+            let fault = Fault::conflict("no-replica", title);
+            Heard::Denied(fault.hint("`tombolo data add` puts data into a site's store first"))
         }
-        Ok(Ok(_) | Err(_)) | Err(_) => None,
+        // An older agent says no more than that it has it.
+        Ok(Ok(said)) => serde_json::from_value(said).map_or(Heard::Nothing, Heard::Amount),
+        Ok(Err(_)) | Err(_) => Heard::Nothing,
     }
 }
 

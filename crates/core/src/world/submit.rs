@@ -303,6 +303,16 @@ impl World {
         Ok(())
     }
 
+    /// What a version comes to, by a site that has it: who made it known may have been wrong.
+    pub fn learn_amount(&mut self, id: VersionId, bytes: u64, files: u64) {
+        let Some(record) = self.versions.get_mut(&id) else { return };
+        if (record.bytes, record.files) != (bytes, files) {
+            (record.bytes, record.files) = (bytes, files);
+            self.changes.versions.insert(id);
+            self.planned.stale = true;
+        }
+    }
+
     /// The rules that a version would have if it were added at a site under these; refused where they forbid that.
     pub fn residency_added(&self, id: VersionId, given: &Residency, site: &SiteId) -> Result<Residency, Refusal> {
         let place = self.sites.get(site).ok_or_else(|| Refusal::NoSite(site.clone()))?;

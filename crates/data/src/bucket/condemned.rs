@@ -79,7 +79,7 @@ impl Condemned {
         }
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let line = |sentence: &Sentence, name: &dyn Display| {
             let state = if sentence.state == State::Condemned { "condemned" } else { "doomed" };
             format!("{state} {} {name}\n", sentence.since.0)
@@ -89,7 +89,7 @@ impl Condemned {
     }
 
     /// A line that can't be read makes the list unusable: to leave it out would be to rely on what may go.
-    fn parse(text: &str) -> Result<Condemned, DataError> {
+    pub(crate) fn parse(text: &str) -> Result<Condemned, DataError> {
         let mut condemned = Condemned::default();
         for line in text.lines() {
             let bad = || DataError::BadCondemned { line: line.chars().take(200).collect() };

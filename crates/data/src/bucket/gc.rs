@@ -21,7 +21,7 @@ use tombolo_core::{Millis, Timestamp, VersionId};
 use super::condemned::{self, Condemned, Sentence, State};
 use super::{Bucket, lease};
 use crate::error::DataError;
-use crate::gc::Collected;
+use crate::gc::{Collected, small_below};
 use crate::index::{DigestSet, PackId};
 use crate::lease::Live;
 use crate::pack::{PackEntry, PackFault};
@@ -52,6 +52,12 @@ pub(crate) fn gc(
     list.begin(now, published);
     let began = Instant::now();
     let mut collected = Collected { packs_rewritten: packs.rewritten, ..Collected::default() };
+    let sentences = list.versions.values().chain(list.packs.values());
+    let waiting: Vec<_> = sentences.filter(|sentence| sentence.state == State::Condemned).collect();
+    collected.condemned = waiting.len() as u64;
+    let first = waiting.iter().map(|sentence| sentence.since).min().unwrap_or(published);
+    let span = Millis(bucket.timing.condemned.as_millis() as u64);
+    collected.condemned_for = Millis(span.0.saturating_sub(published.since(first).0));
     if !condemned::replace(bucket, &list, tag)? {
         tracing::info!("another process has changed what is condemned; the next gc goes on");
         return Ok(collected);
@@ -169,11 +175,15 @@ impl Gc<'_> {
         }
         // The uncondemned first, and of these the fullest: what is in them needn't be saved from the others.
         open.sort_by_key(|(sentence, needed, pack, ..)| (sentence.is_some(), std::cmp::Reverse(*needed), *pack));
+        let free = open.iter().filter(|(sentence, ..)| sentence.is_none());
+        let small = small_below(self.store.pack_bytes(), free.map(|(.., length)| *length));
         for (sentence, _, pack, entries, length) in open {
             let needed = needed_bytes(&entries, alive, &homes);
             let condemned = Sentence { state: State::Condemned, since: self.now };
             match sentence {
-                None if needed * 2 >= length => homes.extend(entries.iter().map(|entry| entry.digest)),
+                None if needed * 2 >= length && length >= small => {
+                    homes.extend(entries.iter().map(|entry| entry.digest))
+                }
                 None => {
                     if needed == 0 || self.rewrite(pack, &entries, alive, &mut homes, session)? {
                         packs.rewritten += u64::from(needed > 0);

@@ -290,6 +290,36 @@ impl Filter {
     }
 }
 
+/// A file whose checksums are right, whatever else is in it.
+#[cfg(any(test, fuzzing))]
+pub(super) fn sealed(draw: &mut crate::fuzz::Draw) -> Vec<u8> {
+    let (entries, packs) = (draw.within(0..=500) as u64, draw.within(0..=9));
+    let (blocks, words) = (entries.div_ceil(BLOCK_ENTRIES as u64) as usize, draw.within(0..=40));
+    let mut file = Vec::new();
+    for number in 0..blocks {
+        let mut block = draw.bytes(ENTRIES_BYTES).to_vec();
+        block.resize(ENTRIES_BYTES, 0);
+        block.extend_from_slice(&block_hash(number as u32, &block));
+        block.resize(BLOCK_BYTES, 0);
+        file.extend_from_slice(&block);
+    }
+    let mut trailer = MAGIC.to_vec();
+    trailer.extend_from_slice(&entries.to_le_bytes());
+    trailer.extend_from_slice(&(packs as u32).to_le_bytes());
+    trailer.extend_from_slice(&(blocks as u32).to_le_bytes());
+    trailer.extend_from_slice(&(words as u64).to_le_bytes());
+    for length in [packs * PACK_BYTES + blocks * 8, words * 8] {
+        let mut table = draw.bytes(length).to_vec();
+        table.resize(length, 0);
+        trailer.extend_from_slice(blake3::hash(&table).as_bytes());
+        file.extend_from_slice(&table);
+    }
+    let hash = blake3::hash(&trailer);
+    file.extend_from_slice(&trailer);
+    file.extend_from_slice(hash.as_bytes());
+    file
+}
+
 /// Writes a segment; the rows come in order of their digests.
 pub(super) struct SegmentWriter {
     out: BufWriter<File>,

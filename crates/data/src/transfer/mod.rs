@@ -19,7 +19,7 @@
 //! A request 3 without digests asks for the tree's head: its root, first, and what else of the nodes below it fits in
 //! 64 KiB. A manifest of up to 128 KiB is sent whole instead, as for request 1.
 //!
-//! The grant is checked for every request, and a chunk that the named version doesn't hold is refused, so that a
+//! The grant is checked for every request, and what is sent under it is counted ([`Gate::spend`]). A chunk that the named version doesn't hold is refused, so that a
 //! grant for one version opens no other, nor does it open items of another's manifest. The fetching side believes
 //! nothing: manifests are checked against the version, items and chunks against their digests, and a compressed chunk
 //! is never given more room than the manifest says.
@@ -28,6 +28,8 @@ mod ask;
 mod budget;
 mod chunks;
 mod fetch;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod obtain;
 mod queue;
 mod reconcile;
@@ -66,6 +68,21 @@ pub trait Dial: Sync {
 pub trait Gate: Send + Sync {
     /// The error is what the peer is told.
     fn check(&self, grant: &[u8], version: VersionId) -> Result<(), String>;
+
+    /// Called before anything is sent of a version that [`Gate::check`] lets go, with how many bytes that will be: 0
+    /// before the first. The error is what the peer is told instead of them.
+    fn spend(&self, _grant: &[u8], _amount: Amount, _more: u64) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// What a version comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amount {
+    /// Raw bytes of all its files.
+    pub bytes: u64,
+    /// Of its manifest's encoding.
+    pub manifest_bytes: u64,
 }
 
 /// What goes on in this process, so that the same work isn't done twice at once.

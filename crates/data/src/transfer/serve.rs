@@ -7,12 +7,12 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::OnceCell;
 use tombolo_core::{Digest, VersionId};
 
-use super::Gate;
 use super::wire::{Answer, HEAD_BYTES_MAX, PIECE_BYTES, WHOLE_BYTES_MAX, Wanted, read_request};
+use super::{Amount, Gate};
 use crate::error::DataError;
-use crate::manifest::BadManifest;
 use crate::manifest::members::Members;
 use crate::manifest::pages::PageTree;
+use crate::manifest::{BadManifest, bytes_of};
 use crate::session::lock;
 use crate::store::{Hold, Store};
 
@@ -34,6 +34,7 @@ pub struct Served {
 /// the tree.
 pub(crate) struct Serving {
     manifest: Vec<u8>,
+    amount: Amount,
     members: Members,
     /// Made when it is first asked for.
     tree: OnceCell<PageTree>,
@@ -82,9 +83,14 @@ where
             }
         }
         let Some((version, serving)) = &current else { continue };
+        let leave = Leave { gate, grant: &request.grant, amount: serving.amount };
+        if let Err(why) = leave.spend(0) {
+            answer(&mut send, &Answer::Refused(why), &mut served).await?;
+            break;
+        }
         let sound = matches!(request.what, Wanted::Sound(_));
-        match request.what {
-            Wanted::Manifest => send_manifest(&mut send, serving, &mut served).await?,
+        let sent = match request.what {
+            Wanted::Manifest => send_manifest(&mut send, serving, leave, &mut served).await,
             Wanted::Chunks(digests) | Wanted::Sound(digests) => {
                 let foreign = |digest: &&Digest| !serving.members.contains(&serving.manifest, digest);
                 if let Some(foreign) = digests.iter().find(foreign) {
@@ -92,19 +98,51 @@ where
                     answer(&mut send, &Answer::Refused(why), &mut served).await?;
                     break;
                 }
-                let mut rest = digests;
-                while !rest.is_empty() {
-                    rest = send_some(store, &mut send, rest, sound, &mut served).await?;
-                }
+                send_chunks(store, &mut send, digests, sound, leave, &mut served).await
             }
             Wanted::Tree(digests) if digests.is_empty() && serving.manifest.len() <= WHOLE_BYTES_MAX => {
-                send_manifest(&mut send, serving, &mut served).await?;
+                send_manifest(&mut send, serving, leave, &mut served).await
             }
-            Wanted::Tree(digests) => send_items(&mut send, serving, &digests, &mut served).await?,
+            Wanted::Tree(digests) => send_items(&mut send, serving, &digests, leave, &mut served).await,
+        };
+        match sent {
+            Ok(()) => {}
+            Err(Stop::Refused(why)) => {
+                answer(&mut send, &Answer::Refused(why), &mut served).await?;
+                break;
+            }
+            Err(Stop::Io(error)) => return Err(error),
         }
     }
     send.shutdown().await?;
     Ok(served)
+}
+
+/// The leave that a request came with.
+#[derive(Clone, Copy)]
+struct Leave<'a> {
+    gate: &'a dyn Gate,
+    grant: &'a [u8],
+    amount: Amount,
+}
+
+impl Leave<'_> {
+    fn spend(&self, more: u64) -> Result<(), String> {
+        self.gate.spend(self.grant, self.amount, more)
+    }
+}
+
+/// Why no more is sent.
+enum Stop {
+    /// No more may be.
+    Refused(String),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Stop {
+        Stop::Io(error)
+    }
 }
 
 async fn lookup(store: &Store, version: VersionId) -> Result<Arc<Serving>, DataError> {
@@ -118,7 +156,8 @@ async fn lookup(store: &Store, version: VersionId) -> Result<Arc<Serving>, DataE
         let manifest = store.manifest_bytes(version)?;
         let corrupt = |why: BadManifest| DataError::CorruptManifest { version, reason: why.to_string() };
         let members = Members::of(&manifest).map_err(corrupt)?;
-        let serving = Arc::new(Serving { manifest, members, tree: OnceCell::new(), _hold: hold });
+        let amount = Amount { bytes: bytes_of(&manifest).map_err(corrupt)?, manifest_bytes: manifest.len() as u64 };
+        let serving = Arc::new(Serving { manifest, amount, members, tree: OnceCell::new(), _hold: hold });
         let mut served = lock(&store.in_flight().served);
         served.retain(|_, serving| serving.strong_count() > 0);
         served.insert(version, Arc::downgrade(&serving));
@@ -128,7 +167,13 @@ async fn lookup(store: &Store, version: VersionId) -> Result<Arc<Serving>, DataE
     .await
 }
 
-async fn send_manifest(send: &mut (impl AsyncWrite + Unpin), serving: &Serving, served: &mut Served) -> io::Result<()> {
+async fn send_manifest(
+    send: &mut (impl AsyncWrite + Unpin),
+    serving: &Serving,
+    leave: Leave<'_>,
+    served: &mut Served,
+) -> Result<(), Stop> {
+    leave.spend(serving.manifest.len() as u64).map_err(Stop::Refused)?;
     answer(send, &Answer::Manifest { bytes: serving.manifest.len() as u64 }, served).await?;
     for piece in serving.manifest.chunks(PIECE_BYTES) {
         answer(send, &Answer::Piece(piece.to_vec()), served).await?;
@@ -141,8 +186,9 @@ async fn send_items(
     send: &mut (impl AsyncWrite + Unpin),
     serving: &Arc<Serving>,
     digests: &[Digest],
+    leave: Leave<'_>,
     served: &mut Served,
-) -> io::Result<()> {
+) -> Result<(), Stop> {
     let tree = serving.tree().await.map_err(io::Error::other)?;
     let mut frames = Vec::new();
     let mut items = Vec::with_capacity(digests.len());
@@ -158,27 +204,44 @@ async fn send_items(
             None => Answer::Absent("it isn't of this version's manifest".to_owned()).frame(&mut frames),
         }
         if frames.len() >= AHEAD_BYTES {
+            leave.spend(frames.len() as u64).map_err(Stop::Refused)?;
             served.bytes_wire += frames.len() as u64;
             send.write_all(&frames).await?;
             frames.clear();
         }
     }
+    leave.spend(frames.len() as u64).map_err(Stop::Refused)?;
     served.bytes_wire += frames.len() as u64;
     send.write_all(&frames).await?;
-    send.flush().await
+    Ok(send.flush().await?)
 }
 
-/// Sends the first of the chunks, as many as are read at once. Answers with the others. What isn't `sound` for certain
+/// Sends the chunks, as many at a time as are read at once. What isn't `sound` for certain
 /// isn't verified here: the peer does that, and asks again for what is damaged, which then is found and set aside.
-async fn send_some(
+async fn send_chunks(
     store: &Store,
     send: &mut (impl AsyncWrite + Unpin),
     mut digests: Vec<Digest>,
     sound: bool,
+    leave: Leave<'_>,
     served: &mut Served,
-) -> io::Result<Vec<Digest>> {
+) -> Result<(), Stop> {
+    while !digests.is_empty() {
+        let before = digests.len();
+        let (frames, rest) = read_some(store, digests, sound).await?;
+        leave.spend(frames.len() as u64).map_err(Stop::Refused)?;
+        served.chunks += (before - rest.len()) as u64;
+        served.bytes_wire += frames.len() as u64;
+        send.write_all(&frames).await?;
+        send.flush().await?;
+        digests = rest;
+    }
+    Ok(())
+}
+
+/// The frames of the first of the chunks, and the others.
+async fn read_some(store: &Store, mut digests: Vec<Digest>, sound: bool) -> io::Result<(Vec<u8>, Vec<Digest>)> {
     let store = store.clone();
-    let before = digests.len();
     let read = tokio::task::spawn_blocking(move || {
         let (mut frames, mut done) = (Vec::new(), 0);
         for digest in &digests {
@@ -198,12 +261,7 @@ async fn send_some(
         }
         (frames, digests.split_off(done))
     });
-    let (frames, rest) = read.await.map_err(io::Error::other)?;
-    served.chunks += (before - rest.len()) as u64;
-    served.bytes_wire += frames.len() as u64;
-    send.write_all(&frames).await?;
-    send.flush().await?;
-    Ok(rest)
+    read.await.map_err(io::Error::other)
 }
 
 /// What is damaged stays no longer than until it is found: while it is there it is offered to every peer, and who adds

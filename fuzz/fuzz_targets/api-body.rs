@@ -1,0 +1,3 @@
+#![no_main]
+
+tombolo_fuzz::target!(tombolo_api::fuzz::body);
