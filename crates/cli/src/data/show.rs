@@ -106,7 +106,11 @@ fn facts(info: &VersionInfo) -> String {
         let rows = rows.map_or("rows not counted".to_owned(), |rows| format!("{rows} rows"));
         text += &format!("\n{} table, {rows}\n", format.word());
         let row = |column: &Column| {
-            vec![column.name.clone(), column.kind.clone(), render::dash(column.nulls.map(|nulls| nulls.to_string()))]
+            vec![
+                column.name.clone(),
+                type_word(&column.kind).to_owned(),
+                render::dash(column.nulls.map(|nulls| nulls.to_string())),
+            ]
         };
         text += &render::table(&["column", "type", "nulls"], &[2], columns.iter().map(row).collect());
         if *more > 0 {
@@ -126,6 +130,20 @@ fn facts(info: &VersionInfo) -> String {
         text += &format!("  and {} more\n", checked.more);
     }
     text
+}
+
+/// A column's type in the words of `expect`; what has none there, as Arrow calls it.
+fn type_word(kind: &str) -> &str {
+    let is_one_of = |heads: &[&str]| heads.iter().any(|head| kind.starts_with(head));
+    match kind {
+        _ if is_one_of(&["Int8", "Int16", "Int32", "Int64", "UInt"]) => "integer",
+        _ if is_one_of(&["Float", "Decimal"]) => "number",
+        _ if is_one_of(&["Utf8", "LargeUtf8"]) => "text",
+        _ if is_one_of(&["Timestamp"]) => "timestamp",
+        "Date32" | "Date64" => "date",
+        "Boolean" => "boolean",
+        other => other,
+    }
 }
 
 /// What made it and of what, and what it fed.
@@ -172,4 +190,28 @@ fn file_table(answer: &serde_json::Value) -> String {
         vec![amount(bytes), path]
     };
     render::table(&["size", "file"], &[0], files.into_iter().flatten().map(row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_told_in_the_project_files_words() {
+        for (kind, word) in [
+            ("Int64", "integer"),
+            ("UInt8", "integer"),
+            ("Float32", "number"),
+            ("Decimal128(10, 2)", "number"),
+            ("Utf8View", "text"),
+            ("LargeUtf8", "text"),
+            ("Boolean", "boolean"),
+            ("Date32", "date"),
+            ("Timestamp(Millisecond, None)", "timestamp"),
+            ("Interval(DayTime)", "Interval(DayTime)"),
+            ("Binary", "Binary"),
+        ] {
+            assert_eq!(type_word(kind), word, "{kind}");
+        }
+    }
 }
