@@ -16,14 +16,15 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Audit {
     /// How many entries, newest first
-    #[arg(long, default_value_t = 100, value_name = "ENTRIES")]
-    limit: usize,
+    #[arg(long, default_value_t = 100, value_name = "ENTRIES", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
 }
 
 pub async fn run(global: &Global, args: Audit) -> Result<(), Failure> {
     let session = Session::open(global)?;
-    let mut entries: Vec<AuditEntry> = session.up_to("/v1/audit", args.limit).await?;
-    entries.truncate(args.limit);
+    let limit = args.limit as usize;
+    let mut entries: Vec<AuditEntry> = session.up_to("/v1/audit", limit).await?;
+    entries.truncate(limit);
     match session.output {
         Output::Text if entries.is_empty() => eprintln!("nobody has changed anything yet, and nothing was refused"),
         Output::Text => render::text(&list(&entries)),

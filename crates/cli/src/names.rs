@@ -68,7 +68,7 @@ pub async fn run(session: &Session, text: &str) -> Result<RunId, Failure> {
 pub async fn newest(session: &Session) -> Result<RunId, Failure> {
     let runs = session.up_to::<RunView>("/v1/runs", 1).await?;
     let newest = runs.first().and_then(|run| run.id.parse().ok());
-    newest.ok_or_else(|| Failure::usage("there is no run yet").hint("start one: tombolo run"))
+    newest.ok_or_else(|| Failure::usage("there is no run yet").hint("start one, where a tombolo.yaml is: tombolo run"))
 }
 
 async fn whole_run(session: &Session, text: &str) -> Result<RunId, Failure> {

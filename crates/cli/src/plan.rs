@@ -29,6 +29,8 @@ Examples:
   tombolo plan --at raw@v3          with an earlier version of a dataset
   tombolo plan --objective cost --output json";
 
+/// Below this a price is a rounding error of sums.
+const PRICE_MIN: f64 = 1e-9;
 /// Reasons that a refusal lists.
 const REASONS_SHOWN_MAX: usize = 5;
 
@@ -49,14 +51,14 @@ pub struct Plan {
 pub async fn run(global: &Global, args: Plan) -> Result<(), Failure> {
     let path = args.what.as_ref().map_or_else(|| PathBuf::from("."), PathBuf::from);
     let is_project = path.is_file() || path.join(FILE_NAME).is_file() || (args.what.is_some() && path.exists());
-    let mut places = None;
+    let mut refused = None;
     let plan = if is_project {
         // Faults are told before anybody is asked anything.
         let mut project = Project::load(&path)?;
         let session = Session::open(global)?;
         let pins = pins(&session, &mut project, args.at).await?;
         let plan = of_project(&session, &project, args.objective, &pins).await?;
-        places = hopeless(&plan, &project);
+        refused = hopeless(&plan, &project);
         plan
     } else {
         if !args.at.is_empty() {
@@ -75,24 +77,26 @@ pub async fn run(global: &Global, args: Plan) -> Result<(), Failure> {
         plan
     };
     match global.output {
-        Output::Text if is_project => {
-            render::text(&text(&plan));
-            // That there is no place is what was asked for, and no failure; `tombolo run` refuses such a project.
-            for fault in places.iter().flat_map(|faults| &faults.faults) {
-                let place = format!(
-                    "{}:{}:{}",
-                    places.as_ref().map_or("", |faults| &faults.file_name),
-                    fault.line,
-                    fault.column
-                );
-                eprintln!("{place}: {}", fault.message);
-                eprintln!("hint: {}", fault.hint.as_deref().unwrap_or_default());
-            }
-        }
+        Output::Text if is_project => render::text(&text(&plan)),
         Output::Text => render::text(&stages(&plan)),
         Output::Json => render::json(&plan),
     }
-    Ok(())
+    // As `tombolo run` would answer. Of a run, that something has no place is what was asked for.
+    match refused {
+        Some(faults) => Err(faults.into()),
+        None if is_project => all_have_a_place(&plan),
+        None => Ok(()),
+    }
+}
+
+/// A plan in which a stage has no place is none, though a site may come back that can have it.
+fn all_have_a_place(plan: &PlanView) -> Result<(), Failure> {
+    let homeless: Vec<&str> = plan.placements.iter().filter(|p| p.outcome.is_err()).map(|p| p.task.as_str()).collect();
+    match homeless.as_slice() {
+        [] => Ok(()),
+        names => Err(Failure::system(format!("no site can have {} now", names.join(", ")))
+            .hint("`tombolo site ls` tells what there is; `tombolo run` waits for a site that can")),
+    }
 }
 
 /// What would happen if the project were run now.
@@ -209,13 +213,22 @@ pub fn text(plan: &PlanView) -> String {
         let _ = writeln!(text, "No plan for all of it: {homeless} of {} {have} no place.", plan.placements.len());
         return text;
     }
-    let money = match plan.cost {
-        0.0 => String::new(),
-        cost => format!(" for {}", render::money(cost)),
-    };
+    // A service's price is that of a day: told apart, as it goes on.
+    let daily: f64 = plan.placements.iter().filter_map(daily).sum();
+    let once = plan.cost - daily;
+    let mut prices = Vec::new();
+    prices.extend((once > PRICE_MIN).then(|| render::money(once)));
+    prices.extend((daily > PRICE_MIN).then(|| format!("{} a day", render::money(daily))));
+    let money = if prices.is_empty() { String::new() } else { format!(" for {}", prices.join(" and ")) };
     let best = if plan.exact { "no plan is better" } else { "the best plan that was found" };
     let _ = writeln!(text, "All in {}{money}: {best}.", render::span(plan.makespan_ms));
     text
+}
+
+/// What a service takes each day; None of a job.
+fn daily(placement: &Placement) -> Option<f64> {
+    let terms = placement.outcome.as_ref().ok()?.terms;
+    (terms.run.0 == 0).then_some(terms.compute_price)
 }
 
 /// The same of a run, whose stages were decided one after the other, so that there is no sum of them.

@@ -119,6 +119,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn types_are_told_in_the_project_files_words() {
+        for (arrow, word) in [
+            ("Int64", "integer"),
+            ("UInt8", "integer"),
+            ("Float32", "number"),
+            ("Decimal128(10, 2)", "number"),
+            ("Utf8View", "text"),
+            ("LargeUtf8", "text"),
+            ("Boolean", "boolean"),
+            ("Date32", "date"),
+            ("Timestamp(Millisecond, None)", "timestamp"),
+            ("Interval(DayTime)", "Interval(DayTime)"),
+            ("Binary", "Binary"),
+        ] {
+            assert_eq!(kind(arrow), word, "{arrow}");
+        }
+    }
+
+    #[test]
     fn amounts() {
         let check = |amount: f64, text: &str| assert_eq!(money(amount), text);
         check(0.0, "-");

@@ -51,10 +51,10 @@ async fn take(engine: &Engine, tracking: &Tracking, at: &mut Option<Position>) -
     };
     let events = engine.store().events(None, position.done, EVENTS_MAX).await.map_err(|error| error.to_string())?;
     let Some(done) = events.last().map(|event| event.number) else { return Ok(false) };
-    let ends = tracking.open_runs(events.iter().filter_map(end).collect()).await.map_err(told)?;
+    let ends: Vec<End> = events.iter().filter_map(end).collect();
+    let remember = done - position.written >= WRITE_EVERY;
     let mut written = position.written;
-    if !ends.is_empty() || done - written >= WRITE_EVERY {
-        tracking.follow(ends, done).await.map_err(told)?;
+    if (!ends.is_empty() || remember) && tracking.follow(ends, done, remember).await.map_err(told)? {
         written = done;
     }
     *at = Some(Position { done, written });
@@ -69,5 +69,5 @@ fn end(event: &EventView) -> Option<End> {
         _ => return None,
     };
     let workload = format!("{}/{}", event.run, event.workload.as_ref()?);
-    Some(End { workload, status, at: event.at })
+    Some(End { workload, epoch: event.epoch, status, at: event.at })
 }

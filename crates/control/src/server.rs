@@ -124,10 +124,10 @@ pub async fn serve(options: ServerOptions, ready: impl FnOnce(ServerReady)) -> R
         return Err(ServerError::DatabaseMissing(database));
     }
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&database).await?);
-    let tracking = tracking(&options.dir).await?;
     let keys = Keys::open(&options.dir, store.has_token(Role::Admin).await?)?;
     let secrets = Arc::new(Secrets::open(&options.dir)?);
     let engine = Engine::start(store).await?;
+    let tracking = tracking(&options.dir, &engine).await?;
     let token_file = options.dir.join(TOKEN_FILE);
     admin_token(&engine, &token_file).await?;
 
@@ -168,12 +168,12 @@ pub async fn serve(options: ServerOptions, ready: impl FnOnce(ServerReady)) -> R
     axum::serve(listener, router).await.map_err(ServerError::Http)
 }
 
-async fn tracking(dir: &Path) -> Result<Tracking, ServerError> {
+async fn tracking(dir: &Path, engine: &Engine) -> Result<Tracking, ServerError> {
     let (path, made) = (dir.join(TRACKING_FILE), dir.join(TRACKING_MADE_FILE));
     if made.exists() && !path.exists() {
         return Err(ServerError::DatabaseMissing(path));
     }
-    let tracking = Tracking::open(&path).await.map_err(StoreError::from)?;
+    let tracking = Tracking::open(&path, http::how_workloads_stand(engine.clone())).await.map_err(StoreError::from)?;
     if !made.exists() {
         let fault = |error: io::Error| ServerError::Dir { path: dir.to_owned(), why: error.to_string() };
         tombolo_net::write_private(&made, b"").map_err(fault)?;

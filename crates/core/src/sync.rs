@@ -133,7 +133,7 @@ pub struct Observed {
 pub enum Phase {
     /// In the agent's journal; inputs are being brought, the environment made.
     Preparing,
-    /// All is there, with this state, and it waits for the word to run.
+    /// All is there, with this state, and it waits: for the word to run, or for a port that another process has.
     Prepared {
         state: Option<VersionId>,
     },

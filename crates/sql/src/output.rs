@@ -1,7 +1,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::basic::{Compression, ZstdLevel};
@@ -29,7 +32,7 @@ pub(crate) async fn write(frame: DataFrame, directory: &Path) -> Result<Outcome,
 
 async fn stream(frame: DataFrame, path: &Path) -> Result<Outcome, SqlError> {
     let mut batches = frame.execute_stream().await.map_err(SqlError::from_engine)?;
-    let schema = batches.schema();
+    let schema = plain(&batches.schema());
     let columns = schema.fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect();
     let (sender, receiver) = mpsc::channel(BATCHES_WAITING_MAX);
     let target = path.to_owned();
@@ -68,13 +71,32 @@ fn encode(path: &PathBuf, schema: SchemaRef, mut batches: mpsc::Receiver<RecordB
         // version costs less beside the one before it.
         .set_content_defined_chunking(Some(CdcOptions::default()))
         .build();
+    let writer_schema = schema.clone();
     let mut writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(|e| e.to_string())?;
     let mut rows = 0;
     while let Some(batch) = batches.blocking_recv() {
         rows += batch.num_rows() as u64;
+        let batch = as_plain(&batch, writer_schema.clone()).map_err(|e| e.to_string())?;
         writer.write(&batch).map_err(|e| e.to_string())?;
     }
     let file = writer.into_inner().map_err(|e| e.to_string())?;
     file.sync_all().map_err(|e| e.to_string())?;
     Ok((rows, file.metadata().map_err(|e| e.to_string())?.len()))
+}
+
+/// The schema without the engine's own way to hold texts: Parquet keeps Arrow's schema beside its own, and Python's readers
+/// can't filter what is marked as a view.
+fn plain(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::Utf8View => Arc::new(Field::clone(field).with_data_type(DataType::Utf8)),
+        DataType::BinaryView => Arc::new(Field::clone(field).with_data_type(DataType::Binary)),
+        _ => Arc::clone(field),
+    });
+    Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
+}
+
+fn as_plain(batch: &RecordBatch, schema: SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| cast(column, field.data_type()));
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    RecordBatch::try_new(schema, columns)
 }

@@ -44,6 +44,16 @@ async fn views_lead_to_a_result_that_is_a_table_again() {
     assert_eq!(fs::read_dir(&again.output).unwrap().count(), 0);
 }
 
+/// pyarrow can't filter columns that are views: a script that reads what a stage has made would fail.
+#[tokio::test]
+async fn texts_are_written_as_any_reader_knows_them() {
+    let (home, outcome) = run("SELECT arrow_cast(shop, 'Utf8View') AS shop, amount FROM shop_sales").await;
+    assert_eq!(outcome.unwrap().columns[0], ("shop".to_owned(), "Utf8".to_owned()));
+    let file = fs::File::open(home.path().join("output/part-0.parquet")).unwrap();
+    let told = datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    assert_eq!(told.schema().field(0).data_type().to_string(), "Utf8");
+}
+
 #[tokio::test]
 async fn the_same_input_gives_the_same_bytes() {
     let sql = "SELECT shop, sum(amount) / 3.0 AS s FROM shop_sales GROUP BY shop";

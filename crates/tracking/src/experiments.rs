@@ -7,7 +7,7 @@ use crate::fault::Fault;
 use crate::limits::{self, filled, required};
 use crate::search::{self, Subject};
 use crate::wire::{Experiment, Int, Pair, Text};
-use crate::{Access, Tracking, filter, ids, now, runs};
+use crate::{Access, Tracking, filter, ids, now, runs, weight};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -147,7 +147,7 @@ impl Tracking {
         for pair in asked.tags.unwrap_or_default() {
             tags.push(experiment_tag(Some(pair.key), Some(pair.value))?);
         }
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let id = insert(connection, &name).await?;
                 for (key, value) in tags {
@@ -172,9 +172,9 @@ impl Tracking {
         let found = self.one("e.name = ", name).await?.ok_or(missing)?;
         if access.run.is_some() && found.experiment.lifecycle_stage == "active" {
             let id = found.experiment.experiment_id.parse().unwrap_or_default();
-            let change = self
-                .db
-                .change(move |connection| Box::pin(async move { runs::move_own(connection, &access, id).await }));
+            let change = self.db.change(access.own(), move |connection| {
+                Box::pin(async move { runs::move_own(connection, &access, id).await })
+            });
             change.await?;
         }
         Ok(found)
@@ -224,9 +224,12 @@ impl Tracking {
         search::push_clauses(&mut sql, Subject::Experiments, &clauses)?;
         search::push_order(&mut sql, Subject::Experiments, &orders, "e.created DESC, e.id DESC")?;
         sql.push(" LIMIT ").push_bind(limit + 1).push(" OFFSET ").push_bind(offset);
-        let rows = sql.build().fetch_all(self.db.readers()).await?;
-        let next_page_token = (rows.len() as i64 > limit).then(|| ids::page_token(offset + limit));
-        let mut experiments = rows.iter().take(limit as usize).map(read).collect::<Result<Vec<_>, _>>()?;
+        let mut rows = sql.build().fetch_all(self.db.readers()).await?;
+        let found = rows.len();
+        rows.truncate(limit as usize);
+        rows.truncate(self.fitting(&rows, weight::EXPERIMENTS).await?);
+        let next_page_token = (found > rows.len()).then(|| ids::page_token(offset + rows.len() as i64));
+        let mut experiments = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         // SQLite binds at most 32,766 values.
         for part in experiments.chunks_mut(10_000) {
             self.add_tags(part).await?;
@@ -237,7 +240,7 @@ impl Tracking {
     pub(crate) async fn update_experiment(self, access: Access, asked: Update) -> Result<Done, Fault> {
         access.people_only("rename experiments")?;
         let (id, name) = (id(asked.experiment_id)?, limits::experiment_name(asked.new_name)?);
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 if is_deleted(connection, id).await? {
                     return Err(Fault::invalid("Cannot rename a non-active experiment."));
@@ -273,7 +276,7 @@ impl Tracking {
         if id == 0 && deleted {
             return Err(Fault::invalid("The default experiment can't be deleted"));
         }
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 if is_deleted(connection, id).await? == deleted {
                     let state = runs::stage(deleted);
@@ -299,7 +302,7 @@ impl Tracking {
     pub(crate) async fn set_experiment_tag(self, access: Access, asked: Tag) -> Result<Done, Fault> {
         let id = id(asked.experiment_id)?;
         let (key, value) = experiment_tag(asked.key, asked.value)?;
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 active(connection, id).await?;
                 runs::within_own(connection, &access, id).await?;
@@ -312,7 +315,7 @@ impl Tracking {
 
     pub(crate) async fn delete_experiment_tag(self, access: Access, asked: Tag) -> Result<Done, Fault> {
         let (id, key) = (id(asked.experiment_id)?, filled(asked.key, "key")?);
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 active(connection, id).await?;
                 runs::within_own(connection, &access, id).await?;

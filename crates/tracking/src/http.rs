@@ -1,8 +1,11 @@
 //! The routes, and how a request becomes a question: body, query and path in one JSON object.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{Extension, RawPathParams, Request, State};
 use axum::http::Method;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Json, Router};
 use serde::Serialize;
@@ -10,11 +13,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::fault::{Code, Fault};
+use crate::room::Size;
 use crate::{Access, Tracking};
 
 /// Longest body of a request that is no artifact, in bytes. MLflow's own limit is 1 MB for a batch; data sets may say
 /// more of themselves.
 const BODY_BYTES_MAX: usize = 32 << 20;
+/// Values in a body: in memory each takes far more than the byte or two that it may be written in.
+const BODY_VALUES_MAX: usize = 500_000;
 /// Where the API is; clients in browsers take the second pair.
 pub const PREFIXES: [&str; 4] = ["/api/2.0/mlflow", "/api/3.0/mlflow", "/ajax-api/2.0/mlflow", "/ajax-api/3.0/mlflow"];
 /// The version of MLflow whose protocol this is.
@@ -109,21 +115,25 @@ where
     get(ask(question)).merge(post(ask(question)))
 }
 
-type Answered<A> = std::pin::Pin<Box<dyn Future<Output = Result<Json<A>, Fault>> + Send>>;
+type Answered = std::pin::Pin<Box<dyn Future<Output = Result<Response, Fault>> + Send>>;
 
 /// A handler that reads the question from wherever it is in the request.
 fn ask<Q, A, F>(
     question: fn(Tracking, Access, Q) -> F,
-) -> impl Fn(State<Tracking>, Extension<Access>, RawPathParams, Request) -> Answered<A> + Clone + Send + Sync + 'static
+) -> impl Fn(State<Tracking>, Extension<Access>, RawPathParams, Request) -> Answered + Clone + Send + Sync + 'static
 where
     Q: DeserializeOwned + Send + 'static,
     A: Serialize + Send + 'static,
     F: Future<Output = Result<A, Fault>> + Send + 'static,
 {
     move |State(tracking), Extension(access), path, request| {
+        let size = Size::of(&request);
         Box::pin(async move {
+            let room = Arc::clone(&tracking.room);
+            let _place = room.take(size).await;
             let asked = read(&path, request).await?;
-            Ok(Json(question(tracking, access, asked).await?))
+            // As bytes while the place is held.
+            Ok(Json(question(tracking, access, asked).await?).into_response())
         })
     }
 }
@@ -163,6 +173,9 @@ async fn body(body: Body) -> Result<Map<String, Value>, Fault> {
     if bytes.is_empty() {
         return Ok(Map::new());
     }
+    if bytes.len() > BODY_VALUES_MAX && values(&bytes) > BODY_VALUES_MAX {
+        return Err(Fault::invalid(format!("The body has more than {BODY_VALUES_MAX} values")));
+    }
     match serde_json::from_slice(&bytes) {
         Ok(Value::Object(mut object)) => {
             // Protobuf's JSON takes a null for what is left out.
@@ -172,6 +185,21 @@ async fn body(body: Body) -> Result<Map<String, Value>, Fault> {
         Ok(_) => Err(Fault::invalid("The body must be a JSON object")),
         Err(error) => Err(Fault::invalid(format!("The body is no JSON: {error}"))),
     }
+}
+
+/// About how many values a JSON text has: its commas and opening brackets, outside of strings.
+fn values(text: &[u8]) -> usize {
+    let (mut count, mut quoted, mut escaped) = (0, false, false);
+    for byte in text {
+        match (quoted, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => quoted = !quoted,
+            (false, b',' | b'[' | b'{') => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 async fn server_info() -> Json<Value> {
@@ -189,4 +217,18 @@ async fn unknown(request: Request) -> Fault {
     let path: String = path.chars().take(200).collect();
     let why = format!("{method} {path} is not served here; docs/mlflow.md lists what is of MLflow {MLFLOW_VERSION}");
     Fault::new(Code::EndpointNotFound, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_where_they_are_no_text() {
+        let check = |text: &str, expected| assert_eq!(values(text.as_bytes()), expected, "{text}");
+        check("", 0);
+        check("[1,2,3]", 3);
+        check(r#"{"a": [1, {"b": 2}], "c": 3}"#, 5);
+        check(r#"{"a": "[,{\",,,", "b": "\\", "c": 1}"#, 3);
+    }
 }

@@ -14,6 +14,8 @@ use crate::{Access, Tracking};
 
 const DATASETS_MAX: usize = 1_000;
 const MODELS_MAX: usize = 1_000;
+/// What all data sets of a run may say of themselves, in bytes: whoever reads the run gets all of it.
+const RUN_BYTES_MAX: i64 = 32 << 20;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -89,6 +91,19 @@ async fn put_dataset(
     Ok(())
 }
 
+async fn within_bounds(connection: &mut SqliteConnection, run: i64, id: &str) -> Result<(), Fault> {
+    const BYTES: &str = "SELECT coalesce(sum(octet_length(i.tags) + octet_length(d.source) \
+        + coalesce(octet_length(d.schema), 0) + coalesce(octet_length(d.profile), 0)), 0) \
+        FROM dataset_inputs i JOIN datasets d ON d.id = i.dataset WHERE i.run = ?";
+    let bytes = sqlx::query_scalar::<_, i64>(BYTES).bind(run).fetch_one(connection).await?;
+    match bytes > RUN_BYTES_MAX {
+        true => Err(Fault::invalid(format!(
+            "The data sets of run {id} would say {bytes} bytes of themselves; at most {RUN_BYTES_MAX} are kept for a run"
+        ))),
+        false => Ok(()),
+    }
+}
+
 async fn put_link(connection: &mut SqliteConnection, run: i64, link: ModelLink, input: bool) -> Result<(), Fault> {
     const LINK: &str = "INSERT INTO model_links (run, model, input, step) VALUES (?, ?, ?, ?) \
         ON CONFLICT (run, model, input) DO UPDATE SET step = excluded.step";
@@ -111,7 +126,7 @@ impl Tracking {
         at_most("datasets", datasets.len(), DATASETS_MAX)?;
         at_most("models", models.len(), MODELS_MAX)?;
         datasets.iter().try_for_each(check)?;
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let run = active_for_change(connection, &access, &id).await?;
                 for input in datasets {
@@ -120,6 +135,7 @@ impl Tracking {
                 for model in models {
                     put_link(connection, run.number, model, true).await?;
                 }
+                within_bounds(connection, run.number, &id).await?;
                 Ok(Done {})
             })
         });
@@ -130,7 +146,7 @@ impl Tracking {
         let id = filled(asked.run_id, "run_id")?;
         let models = asked.models.unwrap_or_default();
         at_most("models", models.len(), MODELS_MAX)?;
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let run = active_for_change(connection, &access, &id).await?;
                 for model in models {

@@ -14,28 +14,35 @@ mod inputs;
 mod limits;
 mod log;
 mod models;
+mod room;
 mod runs;
 mod search;
+mod standing;
+mod weight;
 mod wire;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use ends::End;
 pub use fault::{Code, Fault};
 pub use http::{PREFIXES, reads, router};
+pub use standing::{Ask, Standing, Standings};
 pub use tombolo_db::OpenError;
 
 /// The store of all that is tracked. Cheap to clone.
 #[derive(Clone)]
 pub struct Tracking {
     db: db::Db,
+    room: Arc<room::Room>,
 }
 
 impl Tracking {
-    /// Opens the database, made where there is none; a file that isn't ours, or not whole, is refused.
-    pub async fn open(path: &Path) -> Result<Tracking, OpenError> {
-        Ok(Tracking { db: db::Db::open(path).await? })
+    /// Opens the database, made where there is none; a file that isn't ours, or not whole, is refused. `ask` tells how
+    /// workloads stand, for changes that are theirs.
+    pub async fn open(path: &Path, ask: Ask) -> Result<Tracking, OpenError> {
+        Ok(Tracking { db: db::Db::open(path, ask).await?, room: Arc::default() })
     }
 }
 
@@ -55,11 +62,17 @@ pub struct Own {
     pub project: String,
     pub stage: String,
     pub site: String,
+    pub epoch: u64,
     /// The run that `$MLFLOW_RUN_ID` says.
     pub run_id: String,
 }
 
 impl Access {
+    /// Whose change it is, which counts only while they may write.
+    fn own(&self) -> Option<Own> {
+        self.run.clone()
+    }
+
     fn people_only(&self, what: &str) -> Result<(), Fault> {
         match &self.run {
             Some(own) => Err(Fault::denied(format!("The token of {} is no person's and may not {what}", own.workload))),

@@ -13,7 +13,8 @@ use crate::{Access, Tracking, ids};
 /// Points of one metric in an answer, unless fewer are asked for.
 const HISTORY_MAX: i64 = 25_000;
 const BULK_RUNS_MAX: usize = 100;
-const BULK_POINTS_MAX: i64 = 25_000;
+/// Of each of them; the most that MLflow's server gives.
+const BULK_POINTS_MAX: i64 = 2_500;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -151,7 +152,7 @@ impl Tracking {
             run_id: None,
         };
         let point = limits::point(metric, "")?;
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let run = active_for_change(connection, &access, &id).await?;
                 put_point(connection, run.number, point).await?;
@@ -165,7 +166,7 @@ impl Tracking {
         let id = either(asked.run_id, asked.run_uuid)?;
         let (key, value) = (limits::required(asked.key, "key")?, asked.value.unwrap_or_default());
         let param = limits::param(Pair { key, value }, "")?;
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let run = active_for_change(connection, &access, &id).await?;
                 put_param(connection, run.number, &id, param).await?;
@@ -179,7 +180,7 @@ impl Tracking {
         let id = either(asked.run_id, asked.run_uuid)?;
         let (key, value) = (limits::required(asked.key, "key")?, asked.value.unwrap_or_default());
         let tag = limits::tag(Pair { key, value }, "")?;
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let run = active_for_change(connection, &access, &id).await?;
                 put_tag(connection, run.number, tag).await?;
@@ -191,7 +192,7 @@ impl Tracking {
 
     pub(crate) async fn delete_tag(self, access: Access, asked: LogPair) -> Result<Done, Fault> {
         let (id, key) = (either(asked.run_id, asked.run_uuid)?, filled(asked.key, "key")?);
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let run = active_for_change(connection, &access, &id).await?;
                 let gone = sqlx::query("DELETE FROM tags WHERE run = ? AND key = ?");
@@ -212,7 +213,7 @@ impl Tracking {
             (asked.metrics.unwrap_or_default(), asked.params.unwrap_or_default(), asked.tags.unwrap_or_default());
         limits::batch(metrics.len(), params.len(), tags.len())?;
         let (points, params, tags) = (limits::points(metrics)?, limits::params(params)?, limits::tags(tags)?);
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let run = active_for_change(connection, &access, &id).await?;
                 for param in params {
@@ -231,7 +232,8 @@ impl Tracking {
     }
 
     pub(crate) async fn history(self, _: Access, asked: History) -> Result<Points, Fault> {
-        const POINTS: &str = "SELECT run, key, value, nan, at, step FROM metrics WHERE run = ? AND key = ? \
+        // A point of several models is one of the run.
+        const POINTS: &str = "SELECT DISTINCT run, key, value, nan, at, step FROM metrics WHERE run = ? AND key = ? \
             ORDER BY step, at, value, nan LIMIT ? OFFSET ?";
         let id = either(asked.run_id, asked.run_uuid)?;
         let key = filled(asked.metric_key, "metric_key")?;
@@ -252,8 +254,9 @@ impl Tracking {
         const THINNED: &str = "WITH points AS (SELECT m.run, m.key, m.value, m.nan, m.at, m.step, r.id, \
                 row_number() OVER (PARTITION BY m.run ORDER BY m.step, m.at, m.value) AS nth, \
                 count(*) OVER (PARTITION BY m.run) AS total \
-                FROM metrics m JOIN runs r ON r.number = m.run \
-                WHERE r.id = ?1 AND m.key = ?2 AND m.step >= ?3 AND m.step <= ?4) \
+                FROM (SELECT DISTINCT run, key, value, nan, at, step FROM metrics WHERE key = ?2 \
+                    AND run = (SELECT number FROM runs WHERE id = ?1) AND step >= ?3 AND step <= ?4) m \
+                JOIN runs r ON r.number = m.run) \
             SELECT run, key, value, nan, at, step, id FROM points \
             WHERE total <= ?5 OR nth = total OR (nth - 1) * ?5 / total <> (nth - 2) * ?5 / total OR nth = 1 \
             ORDER BY nth";

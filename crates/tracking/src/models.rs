@@ -12,12 +12,14 @@ use crate::limits::{self, filled};
 use crate::runs::{self, metric};
 use crate::search::{self, Subject};
 use crate::wire::{Int, Metric, Model, ModelData, ModelInfo, Pair, Text};
-use crate::{Access, Tracking, ids, now};
+use crate::{Access, Tracking, ids, now, weight};
 
 const STATUSES: [&str; 3] = ["LOGGED_MODEL_PENDING", "LOGGED_MODEL_READY", "LOGGED_MODEL_UPLOAD_FAILED"];
 const PAGE_MAX: i64 = 1_000;
 /// Metrics of one model in an answer: the newest ones.
 const METRICS_MAX: i64 = 1_000;
+/// About what one of them takes there, in bytes.
+const METRIC_BYTES: u64 = 512;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -157,7 +159,7 @@ impl Tracking {
         let id = format!("m-{}", ids::random()?);
         let (made, model_type) = (id.clone(), asked.model_type.unwrap_or_default());
         let source = asked.source_run_id.unwrap_or_default();
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 experiments::active(connection, experiment).await?;
                 runs::within_own(connection, &access, experiment).await?;
@@ -192,18 +194,23 @@ impl Tracking {
         Ok(One { model })
     }
 
+    /// The models of these rows with all that belongs to them, up to the one with whose metrics the answer is long enough.
     async fn whole_models(&self, rows: &[SqliteRow]) -> Result<Vec<Model>, Fault> {
         const METRICS: &str = "SELECT m.run, m.key, m.value, m.nan, m.at, m.step, r.id, m.dataset, m.digest \
             FROM metrics m JOIN runs r ON r.number = m.run WHERE m.model = ? AND m.model <> '' ORDER BY m.at DESC LIMIT ?";
         let mut models = Vec::with_capacity(rows.len());
-        let mut places = HashMap::new();
+        let (mut places, mut bytes) = (HashMap::new(), 0);
         for row in rows {
+            if bytes > weight::PAGE_BYTES_MAX {
+                break;
+            }
             places.insert(row.try_get::<i64, _>(0)?, models.len());
             let mut data = ModelData::default();
             let id: String = row.try_get(1)?;
             let metrics = sqlx::query(METRICS).bind(id.clone()).bind(METRICS_MAX).fetch_all(self.db.readers());
             for found in metrics.await? {
                 let filled = |text: String| Some(text).filter(|text| !text.is_empty());
+                bytes += METRIC_BYTES;
                 data.metrics.push(Metric {
                     model_id: Some(id.clone()),
                     run_id: found.try_get(6)?,
@@ -235,7 +242,7 @@ impl Tracking {
             Fault::invalid("Invalid model status. Expected statuses: LOGGED_MODEL_READY, LOGGED_MODEL_UPLOAD_FAILED")
         })?;
         let changed = id.clone();
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let number = for_change(connection, &access, &changed).await?;
                 sqlx::query("UPDATE models SET status = ?, updated = ? WHERE number = ?")
@@ -253,7 +260,7 @@ impl Tracking {
 
     pub(crate) async fn delete_model(self, access: Access, asked: ById) -> Result<Done, Fault> {
         let id = filled(asked.model_id, "model_id")?;
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let number = for_change(connection, &access, &id).await?;
                 sqlx::query("UPDATE models SET deleted = 1, updated = ? WHERE number = ?")
@@ -271,7 +278,7 @@ impl Tracking {
         let id = filled(asked.model_id, "model_id")?;
         let tags = limits::tags(asked.tags.unwrap_or_default())?;
         let changed = id.clone();
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let number = for_change(connection, &access, &changed).await?;
                 put_tags(connection, number, tags).await
@@ -284,7 +291,7 @@ impl Tracking {
     pub(crate) async fn log_model_params(self, access: Access, asked: SetPairs) -> Result<Done, Fault> {
         let id = filled(asked.model_id, "model_id")?;
         let params = limits::params(asked.params.unwrap_or_default())?;
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let number = for_change(connection, &access, &id).await?;
                 put_params(connection, number, params).await?;
@@ -296,7 +303,7 @@ impl Tracking {
 
     pub(crate) async fn delete_model_tag(self, access: Access, asked: DeleteTag) -> Result<Done, Fault> {
         let (id, key) = (filled(asked.model_id, "model_id")?, filled(asked.tag_key, "tag_key")?);
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let number = for_change(connection, &access, &id).await?;
                 let gone = sqlx::query("DELETE FROM model_tags WHERE model = ? AND key = ?");
@@ -335,9 +342,12 @@ impl Tracking {
         search::push_order(&mut sql, Subject::Models, &orders, "m.created DESC, m.id")?;
         sql.push(" LIMIT ").push_bind(limit + 1).push(" OFFSET ").push_bind(offset);
         let mut rows = sql.build().fetch_all(self.db.readers()).await?;
-        let next_page_token = (rows.len() as i64 > limit).then(|| ids::page_token(offset + limit));
+        let found = rows.len();
         rows.truncate(limit as usize);
-        Ok(Page { models: self.whole_models(&rows).await?, next_page_token })
+        rows.truncate(self.fitting(&rows, weight::MODELS).await?);
+        let models = self.whole_models(&rows).await?;
+        let next_page_token = (found > models.len()).then(|| ids::page_token(offset + models.len() as i64));
+        Ok(Page { models, next_page_token })
     }
 }
 

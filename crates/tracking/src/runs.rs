@@ -10,7 +10,7 @@ use crate::fault::Fault;
 use crate::limits::{self, filled};
 use crate::search::{self, Subject};
 use crate::wire::{Double, Int, Metric, Pair, Run, RunData, RunInfo, RunInputs, RunOutputs, Text};
-use crate::{Access, Tracking, filter, ids, inputs, log, now};
+use crate::{Access, Tracking, filter, ids, inputs, log, now, weight};
 
 /// The tag that says a run's name again.
 pub const NAME_TAG: &str = "mlflow.runName";
@@ -181,11 +181,12 @@ async fn ensure_own(connection: &mut SqliteConnection, access: &Access) -> Resul
     insert(connection, new, Some(own.workload.clone()), tags.into()).await
 }
 
-/// A workload that asks for an experiment wants its own run there, whatever its project is called.
+/// A workload that asks for an experiment wants its own run there, whatever its project is called: `set_experiment` comes
+/// before `start_run`, and the client refuses a run that is elsewhere. Once the run has begun it stays where it is.
 pub async fn move_own(connection: &mut SqliteConnection, access: &Access, experiment: i64) -> Result<(), Fault> {
     let Some(own) = &access.run else { return Ok(()) };
     ensure_own(connection, access).await?;
-    sqlx::query("UPDATE runs SET experiment = ? WHERE id = ?")
+    sqlx::query("UPDATE runs SET experiment = ? WHERE id = ? AND begun = 0")
         .bind(experiment)
         .bind(own.run_id.clone())
         .execute(connection)
@@ -291,7 +292,7 @@ impl Tracking {
         let started = asked.start_time.map_or_else(now, |at| at.0);
         let user = asked.user_id.unwrap_or_default();
         let new = New { id: id.clone(), experiment, name, user, started };
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 experiments::active(connection, experiment).await?;
                 let owner = access.run.as_ref().map(|own| own.workload.clone());
@@ -308,8 +309,9 @@ impl Tracking {
             return Ok(found);
         }
         if access.run.as_ref().is_some_and(|own| own.run_id == id) {
-            let change =
-                self.db.change(move |connection| Box::pin(async move { ensure_own(connection, &access).await }));
+            let change = self
+                .db
+                .change(access.own(), move |connection| Box::pin(async move { ensure_own(connection, &access).await }));
             change.await?;
         }
         self.run(&id).await?.ok_or_else(|| no_run(&id))
@@ -372,12 +374,19 @@ impl Tracking {
         let name = asked.run_name.filter(|name| !name.is_empty());
         let ended = asked.end_time.map(|at| at.0);
         let changed = id.clone();
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
-                const SET: &str = "UPDATE runs SET status = coalesce(?, status), ended = coalesce(?, ended) \
-                    WHERE number = ?";
+                const SET: &str = "UPDATE runs SET status = coalesce(?1, status), ended = coalesce(?2, ended), \
+                    begun = begun OR (?1 IS NOT NULL AND ?4) WHERE number = ?3";
+                let by_its_own = access.run.is_some();
                 let found = active_for_change(connection, &access, &changed).await?;
-                sqlx::query(SET).bind(status).bind(ended).bind(found.number).execute(&mut *connection).await?;
+                sqlx::query(SET)
+                    .bind(status)
+                    .bind(ended)
+                    .bind(found.number)
+                    .bind(by_its_own)
+                    .execute(&mut *connection)
+                    .await?;
                 match name {
                     Some(name) => rename(connection, found.number, name).await,
                     None => Ok(()),
@@ -399,7 +408,7 @@ impl Tracking {
 
     async fn mark_run(self, access: Access, asked: ById, deleted: bool) -> Result<Done, Fault> {
         let id = asked.id()?;
-        let change = self.db.change(move |connection| {
+        let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
                 let found = for_change(connection, &access, &id).await?;
                 if !deleted {
@@ -443,9 +452,10 @@ impl Tracking {
         search::push_order(&mut sql, Subject::Runs, &orders, "r.started DESC, r.id")?;
         sql.push(" LIMIT ").push_bind(limit + 1).push(" OFFSET ").push_bind(offset);
         let mut rows = sql.build().fetch_all(self.db.readers()).await?;
-        let more = rows.len() as i64 > limit;
+        let found = rows.len();
         rows.truncate(limit as usize);
-        let next_page_token = more.then(|| ids::page_token(offset + limit));
+        rows.truncate(self.fitting(&rows, weight::RUNS).await?);
+        let next_page_token = (found > rows.len()).then(|| ids::page_token(offset + rows.len() as i64));
         Ok(Page { runs: self.whole(&rows).await?, next_page_token })
     }
 }

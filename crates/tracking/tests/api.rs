@@ -1,14 +1,32 @@
 //! The routes as a client sees them, without one: answers, refusals, limits and what is durable.
 
+use std::sync::{Arc, Mutex};
+
 use axum::body::Body;
 use axum::http::Request;
 use serde_json::{Value, json};
-use tombolo_tracking::{Access, End, Own, Tracking, router};
+use tombolo_tracking::{Access, Ask, End, Own, Standing, Standings, Tracking, router};
 use tower::ServiceExt;
 
 struct Api {
     tracking: Tracking,
     access: Access,
+    /// How workloads stand that don't as [`newest`] says.
+    stand: Arc<Mutex<Standings>>,
+}
+
+/// At its first placement, and running.
+fn newest(epoch: u64) -> Standing {
+    Standing { epoch, site: Some("here".to_owned()), state: "running" }
+}
+
+fn asked(stand: &Arc<Mutex<Standings>>) -> Ask {
+    let stand = Arc::clone(stand);
+    Arc::new(move |workloads| {
+        let stand = stand.lock().unwrap().clone();
+        let of = |workload: String| (workload.clone(), stand.get(&workload).cloned().unwrap_or_else(|| newest(1)));
+        Box::pin(std::future::ready(Some(workloads.into_iter().map(of).filter(|(_, stand)| stand.epoch > 0).collect())))
+    })
 }
 
 fn person() -> Access {
@@ -21,6 +39,7 @@ fn workload(name: &str) -> Access {
         project: "flights".to_owned(),
         stage: name.to_owned(),
         site: "here".to_owned(),
+        epoch: 1,
         run_id: format!("{name}00000000000000000000000000"),
     };
     Access { who: own.workload.clone(), run: Some(own) }
@@ -28,11 +47,13 @@ fn workload(name: &str) -> Access {
 
 impl Api {
     async fn new(dir: &tempfile::TempDir) -> Api {
-        Api { tracking: Tracking::open(&dir.path().join("tracking.db")).await.unwrap(), access: person() }
+        let stand = Arc::default();
+        let tracking = Tracking::open(&dir.path().join("tracking.db"), asked(&stand)).await.unwrap();
+        Api { tracking, access: person(), stand }
     }
 
     fn by(&self, access: Access) -> Api {
-        Api { tracking: self.tracking.clone(), access }
+        Api { tracking: self.tracking.clone(), access, stand: Arc::clone(&self.stand) }
     }
 
     async fn send(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
@@ -487,10 +508,14 @@ async fn a_process_that_ended_without_a_word_has_no_run_that_runs() {
     train.get(&format!("runs/get?run_id={}", own.run_id)).await;
     let done = train.run("1", "child").await;
     train.post("runs/update", json!({ "run_id": done, "status": "FINISHED", "end_time": 5 })).await;
-    let end = |workload: &str| End { workload: workload.to_owned(), status: "FAILED", at: 9 };
-    let ends = api.tracking.open_runs(vec![end(&own.workload), end("flights-1/quiet")]).await.unwrap();
-    assert_eq!(ends, [end(&own.workload)]);
-    api.tracking.follow(ends, 17).await.unwrap();
+    let end = |workload: &str, epoch| End { workload: workload.to_owned(), epoch, status: "FAILED", at: 9 };
+    // Nothing of it is here, or was started anew since: that is not worth a transaction unless it is asked for.
+    let follow = async |ends, event, remember| api.tracking.follow(ends, event, remember).await.unwrap();
+    assert!(!follow(vec![end("flights-1/quiet", 1), end(&own.workload, 0)], 15, false).await);
+    assert_eq!(api.tracking.followed().await.unwrap(), 0);
+    assert!(follow(vec![end("flights-1/quiet", 1)], 16, true).await);
+    assert_eq!(train.get(&format!("runs/get?run_id={}", own.run_id)).await["run"]["info"]["status"], "RUNNING");
+    assert!(follow(vec![end("flights-1/quiet", 1), end(&own.workload, 1)], 17, false).await);
     assert_eq!(api.tracking.followed().await.unwrap(), 17);
     let train = &train;
     let info = |run: String| async move { train.get(&format!("runs/get?run_id={run}")).await["run"]["info"].clone() };
@@ -499,13 +524,133 @@ async fn a_process_that_ended_without_a_word_has_no_run_that_runs() {
     assert_eq!(info(done).await["status"], "FINISHED");
 }
 
+/// The door was passed while the placement was the newest; the change's turn comes after.
+#[tokio::test]
+async fn a_placement_that_was_replaced_or_is_over_writes_no_more_however_long_its_change_waited() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = Api::new(&dir).await;
+    let train = api.by(workload("train"));
+    let own = train.access.run.clone().unwrap();
+    let point = json!({ "run_id": own.run_id, "key": "m", "value": 1, "timestamp": 1 });
+    let stands = |standing| api.stand.lock().unwrap().insert(own.workload.clone(), standing);
+    stands(newest(2));
+    let (status, code, why) = train.refused("POST", "runs/log-metric", point.clone()).await;
+    assert_eq!((status, code.as_str()), (403, "PERMISSION_DENIED"));
+    assert_eq!(why, "flights-1/train was started anew as epoch 2; epoch 1 may write no more");
+    // Not even its run was made, which nobody would end.
+    assert_eq!(api.send("GET", &format!("runs/get?run_id={}", own.run_id), "").await.0, 404);
+    stands(newest(0));
+    for (method, path, body) in [
+        ("POST", "runs/log-metric", point),
+        ("POST", "runs/create", json!({ "experiment_id": "0" })),
+        ("POST", "experiments/create", json!({ "name": "late" })),
+        ("POST", "logged-models", json!({ "experiment_id": "0", "name": "late" })),
+    ] {
+        let (status, _, why) = train.refused(method, path, body).await;
+        assert_eq!((status, why.as_str()), (403, "flights-1/train is over; its token has ended with it"), "{path}");
+    }
+    assert_eq!(train.send("GET", &format!("runs/get?run_id={}", own.run_id), "").await.0, 403);
+    assert!(api.names("0", "", &[]).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_run_stays_in_its_experiment_once_it_has_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = Api::new(&dir).await;
+    let (first, second) = (api.experiment("first").await, api.experiment("second").await);
+    let train = api.by(workload("train"));
+    let own = train.access.run.clone().unwrap().run_id;
+    let experiment = async || {
+        api.get(&format!("runs/get?run_id={own}")).await["run"]["info"]["experiment_id"].as_str().unwrap().to_owned()
+    };
+    // `set_experiment`, and again, for the script may change its mind.
+    train.get("experiments/get-by-name?experiment_name=second").await;
+    train.get("experiments/get-by-name?experiment_name=first").await;
+    assert_eq!(experiment().await, first);
+    // `start_run`; from then on experiments are looked at, and made for runs inside.
+    train.post("runs/update", json!({ "run_id": own, "status": "RUNNING" })).await;
+    assert_eq!(
+        train.get("experiments/get-by-name?experiment_name=second").await["experiment"]["experiment_id"],
+        second
+    );
+    train.experiment("third").await;
+    assert_eq!(experiment().await, first);
+}
+
+#[tokio::test]
+async fn equal_points_of_two_models_are_each_ones_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = Api::new(&dir).await;
+    let run = api.run("0", "one").await;
+    let mut models = Vec::new();
+    for name in ["a", "b"] {
+        let made = api.post("logged-models", json!({ "experiment_id": "0", "name": name, "source_run_id": run })).await;
+        models.push(made["model"]["info"]["model_id"].as_str().unwrap().to_owned());
+    }
+    let point = |model: &String| json!({ "key": "acc", "value": 0.5, "timestamp": 1, "step": 2, "model_id": model });
+    let batch = json!({ "run_id": run, "metrics": models.iter().map(point).collect::<Vec<_>>() });
+    api.post("runs/log-batch", batch.clone()).await;
+    api.post("runs/log-batch", batch).await;
+    for model in &models {
+        let found = api.get(&format!("logged-models/{model}")).await["model"]["data"]["metrics"].clone();
+        assert_eq!((found.as_array().unwrap().len(), &found[0]["value"]), (1, &json!(0.5)), "{found}");
+    }
+    for history in ["get-history?run_id", "get-history-bulk-interval?run_ids"] {
+        let found = api.get(&format!("metrics/{history}={run}&metric_key=acc")).await["metrics"].clone();
+        assert_eq!(found.as_array().unwrap().len(), 1, "of the run it is one point: {found}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_ends_where_it_is_long_and_a_run_has_a_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = Api::new(&dir).await;
+    let experiment = api.experiment("x").await;
+    let inputs = |run: &str, digest: &str| {
+        let profile = "p".repeat(10 << 20);
+        let dataset =
+            json!({ "name": "d", "digest": digest, "source_type": "local", "source": "{}", "profile": profile });
+        json!({ "run_id": run, "datasets": [{ "tags": [], "dataset": dataset }] })
+    };
+    for name in ["a", "b", "c"] {
+        let run = api.run(&experiment, name).await;
+        if name != "c" {
+            api.post("runs/log-inputs", inputs(&run, name)).await;
+        }
+    }
+    let mut pages = Vec::new();
+    let mut token = Value::Null;
+    loop {
+        let asked = json!({ "experiment_ids": [experiment], "page_token": token, "order_by": ["run_name"] });
+        let page = api.post("runs/search", asked).await;
+        let names = page["runs"].as_array().unwrap().iter().map(|run| run["info"]["run_name"].as_str().unwrap());
+        pages.push(names.collect::<Vec<_>>().join(" "));
+        token = page["next_page_token"].clone();
+        if token.is_null() {
+            break;
+        }
+    }
+    assert_eq!(pages, ["a", "b c"]);
+    let run = api.run(&experiment, "d").await;
+    for digest in ["1", "2", "3"] {
+        api.post("runs/log-inputs", inputs(&run, digest)).await;
+    }
+    let (status, _, why) = api.refused("POST", "runs/log-inputs", inputs(&run, "4")).await;
+    assert!(status == 400 && why.contains("at most 33554432 are kept for a run"), "{status} {why}");
+    let kept = api.get(&format!("runs/get?run_id={run}")).await["run"]["inputs"]["dataset_inputs"].clone();
+    assert_eq!(kept.as_array().unwrap().len(), 3);
+    let many = format!(r#"{{"run_id": "{run}", "extra": [{}0]}}"#, "0,".repeat(500_000));
+    let (status, answer) = api.send("POST", "runs/log-inputs", &many).await;
+    assert_eq!((status, &answer["message"]), (400, &json!("The body has more than 500000 values")));
+}
+
 #[tokio::test]
 async fn a_damaged_database_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tracking.db");
     std::fs::write(&path, "not a database, but a text. ".repeat(9)).unwrap();
-    let error = Tracking::open(&path).await.err().unwrap().to_string();
+    let error = Tracking::open(&path, asked(&Arc::default())).await.err().unwrap().to_string();
     assert!(error.contains("is not a database"), "{error}");
     std::fs::write(&path, "").unwrap();
-    assert!(Tracking::open(&path).await.is_err());
+    assert!(Tracking::open(&path, asked(&Arc::default())).await.is_err());
 }

@@ -66,6 +66,10 @@ pub struct ShimOrder {
 pub enum Event {
     /// A version is not whole in the site's store. The shim ends, and is started again once it was brought.
     Lacks(Lack),
+    /// All is there, with this state, but the port: another process has it.
+    Waits {
+        state: Option<VersionId>,
+    },
     /// Durable before the command is executed: from here on it may have run.
     Launched {
         at: Timestamp,
@@ -120,6 +124,7 @@ impl Progress {
     pub fn add(&mut self, event: Event) {
         match event {
             Event::Lacks(lack) => self.lacks.push(lack),
+            Event::Waits { .. } => {}
             Event::Launched { session, .. } => self.launched = Some(session),
             Event::Running { at, pid } => self.running = Some((at, pid)),
             Event::Ready { address, .. } => self.ready = Some(address),
@@ -136,6 +141,7 @@ impl Event {
     pub fn phase(&self) -> Option<Phase> {
         match self {
             Event::Lacks(_) | Event::Launched { .. } => None,
+            Event::Waits { state } => Some(Phase::Prepared { state: *state }),
             Event::Running { at, .. } => Some(Phase::Running { since: *at }),
             Event::Ready { at, address } => Some(Phase::Ready { since: *at, address: address.clone() }),
             Event::Finished { finish } => Some(Phase::Finished(finish.clone())),

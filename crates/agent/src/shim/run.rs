@@ -339,8 +339,8 @@ fn peak(before: Option<&Usage>, after: Option<&Usage>) -> Option<u64> {
     (after > before).then(|| u64::try_from(after).unwrap_or(0) * 1024)
 }
 
-/// The port in `$PORT`. One that the file names may be another's for a while, an older run's of the same service that
-/// was told to stop; refused where it stays so.
+/// The port in `$PORT`. One that the file names may be another's, an older run's of the same service that serves until
+/// this one says that all else of it is ready; refused where it stays so.
 fn pick_port(shim: &Shim, service: &Service) -> Result<u16, Outcome> {
     let wanted = shim.order.port.or(service.port).unwrap_or(0);
     let deadline = Instant::now() + Duration::from_millis(shim.order.order.spec.grace.0) + PORT_WAIT;
@@ -362,6 +362,9 @@ fn pick_port(shim: &Shim, service: &Service) -> Result<u16, Outcome> {
         }
         if !said {
             shim.log.say(&format!("waits for port {wanted}, which another process has"));
+            let waits = Event::Waits { state: shim.order.order.state };
+            shim.append(&waits, Durable::No)
+                .map_err(files::unprepared_io("can't write to the placement's directory"))?;
             said = true;
         }
         std::thread::sleep(PORT_LOOK_EVERY);

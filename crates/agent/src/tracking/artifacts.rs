@@ -5,7 +5,7 @@
 //! artifacts/<experiment>/models/<model>/artifacts/...
 //! ```
 //! Who first writes into a run's or a model's directory owns it: a note beside the artifacts says so. A workload's own run
-//! is the workload's whoever was there before. Only a placement that is alive has a say.
+//! is the workload's whoever was there before. Only a placement that is alive has a say, at the end of what it sends too.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -24,7 +24,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
-use tombolo_api::run_token::mlflow_run_id;
+use tombolo_api::run_token::{RunToken, mlflow_run_id};
 use tombolo_core::{Epoch, WorkloadId};
 
 use super::{fault, root, who};
@@ -51,17 +51,28 @@ pub struct Keeper {
 pub type Live = Arc<dyn Fn(&WorkloadId, Epoch) -> bool + Send + Sync>;
 
 impl Keeper {
-    /// The workload that asks; else the refusal.
-    fn who(&self, headers: &HeaderMap) -> Result<WorkloadId, Box<Response>> {
-        let token = who(headers, &self.key).ok_or_else(|| Box::new(unauthenticated()))?;
-        match (self.live)(&token.workload, token.epoch) {
-            true => Ok(token.workload),
-            false => {
-                let why = format!("{} runs no more as it did when it was given this token", token.workload);
-                Err(Box::new(fault(StatusCode::FORBIDDEN, "PERMISSION_DENIED", &why)))
-            }
+    /// The placement that asks; else the refusal.
+    async fn who(&self, headers: &HeaderMap) -> Result<RunToken, Box<Response>> {
+        let asks = who(headers, &self.key).ok_or_else(|| Box::new(unauthenticated()))?;
+        let (keeper, asked) = (self.clone(), asks.clone());
+        match aside(move || Ok(keeper.refusal(&asked))).await {
+            Ok(None) => Ok(asks),
+            Ok(Some(refused)) => Err(Box::new(refused)),
+            Err(error) => Err(Box::new(broken(&error))),
         }
     }
+
+    /// For whom no placement lives any more.
+    fn refusal(&self, asks: &RunToken) -> Option<Response> {
+        let why = || format!("{} runs no more as it did when it was given this token", asks.workload);
+        let alive = (self.live)(&asks.workload, asks.epoch);
+        (!alive).then(|| fault(StatusCode::FORBIDDEN, "PERMISSION_DENIED", &why()))
+    }
+}
+
+/// Does work on files, away from the threads that serve: a disk may take its time.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 pub fn router(keeper: Keeper) -> Router {
@@ -150,11 +161,11 @@ async fn no_parts() -> Response {
 }
 
 async fn list(State(keeper): State<Keeper>, headers: HeaderMap, Query(asked): Query<Listed>) -> Response {
-    if let Err(refused) = keeper.who(&headers) {
+    if let Err(refused) = keeper.who(&headers).await {
         return *refused;
     }
     let Some(place) = place(&keeper.dir, &asked.path) else { return bad_path(&asked.path) };
-    match read_dir(&place.path()) {
+    match aside(move || read_dir(&place.path())).await {
         Ok(files) if files.len() > LISTED_MAX => {
             let why = format!("the directory has more than {LISTED_MAX} entries, which is too many for one answer");
             fault(StatusCode::BAD_REQUEST, "INVALID_PARAMETER_VALUE", &why)
@@ -184,8 +195,8 @@ fn read_dir(dir: &Path) -> io::Result<Vec<FileInfo>> {
 }
 
 async fn one(State(keeper): State<Keeper>, request: Request) -> Response {
-    let workload = match keeper.who(request.headers()) {
-        Ok(workload) => workload,
+    let asks = match keeper.who(request.headers()).await {
+        Ok(asks) => asks,
         Err(refused) => return *refused,
     };
     let encoded = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().trim_start_matches('/');
@@ -198,12 +209,12 @@ async fn one(State(keeper): State<Keeper>, request: Request) -> Response {
             Err(error) => broken(&error),
         },
         Method::PUT if place.inner.as_os_str().is_empty() => bad_path(&path),
-        Method::PUT => match keep(&place, &workload, request.into_body()).await {
+        Method::PUT => match keep(keeper, place, asks, request.into_body()).await {
             Ok(None) => axum::Json(serde_json::json!({})).into_response(),
             Ok(Some(refused)) => refused,
             Err(error) => broken(&error),
         },
-        Method::DELETE => match remove(&place, &workload) {
+        Method::DELETE => match aside(move || remove(&place, &asks.workload)).await {
             Ok(None) => axum::Json(serde_json::json!({})).into_response(),
             Ok(Some(refused)) => refused,
             Err(error) => broken(&error),
@@ -236,34 +247,55 @@ async fn send(path: &Path) -> io::Result<Option<Response>> {
 
 const DRAFT: &str = ".tombolo-draft";
 
-/// Keeps a file, whole or not at all; a refusal where the place is another workload's.
-async fn keep(place: &Place, workload: &WorkloadId, body: Body) -> io::Result<Option<Response>> {
+/// A file that is gone unless it was given its name.
+struct Draft {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Draft {
+    fn keep_as(mut self, path: &Path, dir: &Path) -> io::Result<()> {
+        fs::rename(&self.path, path)?;
+        self.kept = true;
+        fs::File::open(dir)?.sync_all()
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Keeps a file, whole or not at all; a refusal where the place is another workload's, or where nobody may write any more
+/// when it has come.
+async fn keep(keeper: Keeper, place: Place, asks: RunToken, body: Body) -> io::Result<Option<Response>> {
     let path = place.path();
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Ok(Some(bad_path(""))) };
-    if let Some(refused) = own(&place.home, workload)? {
+    let Some(dir) = path.parent().map(Path::to_owned) else { return Ok(Some(bad_path(""))) };
+    let (home, workload, in_dir) = (place.home, asks.workload.clone(), dir.clone());
+    let made = aside(move || {
+        if let Some(refused) = own(&home, &workload)? {
+            return Ok(Err(refused));
+        }
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&in_dir)?;
+        // Of its own each time: two may come for one name, and the last that is whole counts.
+        let name = format!("{:016x}{DRAFT}", getrandom::u64().map_err(io::Error::other)?);
+        Ok(Ok(Draft { path: in_dir.join(name), kept: false }))
+    });
+    let draft = match made.await? {
+        Ok(draft) => draft,
+        Err(refused) => return Ok(Some(refused)),
+    };
+    if let Err(refused) = receive(&draft.path, body).await? {
         return Ok(Some(refused));
     }
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    // Of its own each time: two may come for one name, and the last that is whole counts.
-    let draft = dir.join(format!("{:016x}{DRAFT}", getrandom::u64().map_err(io::Error::other)?));
-    let written = receive(&draft, body).await;
-    match written {
-        Ok(Ok(())) => {
-            let kept = fs::rename(&draft, dir.join(name)).and_then(|()| fs::File::open(dir)?.sync_all());
-            if kept.is_err() {
-                let _ = fs::remove_file(&draft);
-            }
-            kept.map(|()| None)
-        }
-        Ok(Err(refused)) => {
-            let _ = fs::remove_file(&draft);
-            Ok(Some(refused))
-        }
-        Err(error) => {
-            let _ = fs::remove_file(&draft);
-            Err(error)
-        }
-    }
+    aside(move || match keeper.refusal(&asks) {
+        Some(refused) => Ok(Some(refused)),
+        None => draft.keep_as(&path, &dir).map(|()| None),
+    })
+    .await
 }
 
 async fn receive(draft: &Path, body: Body) -> io::Result<Result<(), Response>> {
@@ -333,154 +365,4 @@ fn path_shown(place: &Place) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use ed25519_dalek::SigningKey;
-    use tombolo_api::run_token::RunToken;
-    use tombolo_core::Epoch;
-    use tower::ServiceExt;
-
-    use super::*;
-
-    struct Site {
-        dir: tempfile::TempDir,
-        key: SigningKey,
-    }
-
-    impl Site {
-        async fn ask(&self, method: &str, path: &str, workload: Option<&str>, body: &str) -> (u16, String) {
-            self.ask_as(method, path, workload.map(|workload| (workload, Epoch(2))), body).await
-        }
-
-        async fn ask_as(&self, method: &str, path: &str, asks: Option<(&str, Epoch)>, body: &str) -> (u16, String) {
-            let site = "here".parse().unwrap();
-            let live = Arc::new(|_: &WorkloadId, epoch| epoch == Epoch(2));
-            let keeper = Keeper { dir: self.dir.path().to_owned(), key: self.key.verifying_key(), live };
-            let mut request = Request::builder().method(method).uri(path);
-            if let Some((workload, epoch)) = asks {
-                let token = RunToken { site, workload: workload.parse().unwrap(), epoch }.sign(&self.key);
-                request = request.header("authorization", format!("Bearer {token}"));
-            }
-            let request = request.body(Body::from(body.to_owned())).unwrap();
-            let answer = router(keeper).oneshot(request).await.unwrap();
-            let status = answer.status().as_u16();
-            let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
-            (status, String::from_utf8(body.to_vec()).unwrap())
-        }
-    }
-
-    fn site() -> Site {
-        Site { dir: tempfile::tempdir().unwrap(), key: SigningKey::from_bytes(&[3; 32]) }
-    }
-
-    #[tokio::test]
-    async fn what_is_put_is_listed_and_comes_back() {
-        let (site, me) = (site(), Some("p-1/train"));
-        let file = format!("{PREFIX}/1/abc/artifacts/sub/a%20b.txt");
-        assert_eq!(site.ask("PUT", &file, me, "hello").await.0, 200);
-        assert_eq!(site.ask("GET", &file, me, "").await, (200, "hello".to_owned()));
-        let listed = site.ask("GET", &format!("{PREFIX}?path=1/abc/artifacts"), me, "").await;
-        assert_eq!(listed, (200, r#"{"files":[{"path":"sub","is_dir":true}]}"#.to_owned()));
-        let listed = site.ask("GET", &format!("{PREFIX}?path=1/abc/artifacts/sub"), me, "").await;
-        assert_eq!(listed.1, r#"{"files":[{"path":"a b.txt","is_dir":false,"file_size":5}]}"#);
-        assert_eq!(site.ask("PUT", &file, me, "again").await.0, 200);
-        assert_eq!(site.ask("GET", &file, me, "").await.1, "again");
-        assert_eq!(site.ask("DELETE", &file, me, "").await.0, 200);
-        assert_eq!(site.ask("GET", &file, me, "").await.0, 404);
-        assert_eq!(site.ask("DELETE", &file, me, "").await.0, 404);
-    }
-
-    #[tokio::test]
-    async fn paths_lead_nowhere_else() {
-        let (site, me) = (site(), Some("p-1/train"));
-        for path in [
-            "1/abc/artifacts/../../../../etc/passwd",
-            "1/abc/artifacts/%2e%2e/%2e%2e/x",
-            "1/abc/artifacts/a%2F..%2Fb",
-            "1/abc/artifacts/a%5Cb",
-            "1/abc/artifacts//x",
-            "1/abc/other/x",
-            "1/../artifacts/x",
-            "x",
-            "1/abc/artifacts",
-            "1/abc/artifacts/a%00b",
-        ] {
-            assert_eq!(site.ask("PUT", &format!("{PREFIX}/{path}"), me, "x").await.0, 400, "{path}");
-        }
-        assert_eq!(site.ask("GET", &format!("{PREFIX}?path=../.."), me, "").await.0, 400);
-        assert_eq!(fs::read_dir(site.dir.path()).unwrap().count(), 0, "nothing was made");
-    }
-
-    #[tokio::test]
-    async fn a_token_is_good_while_its_placement_lives() {
-        let site = site();
-        let file = format!("{PREFIX}/1/abc/artifacts/a");
-        assert_eq!(site.ask("PUT", &file, Some("p-1/train"), "x").await.0, 200);
-        for method in ["PUT", "GET", "DELETE"] {
-            let (status, why) = site.ask_as(method, &file, Some(("p-1/train", Epoch(1))), "y").await;
-            assert!(status == 403 && why.contains("runs no more"), "{method}: {status} {why}");
-        }
-        assert_eq!(site.ask("GET", &file, Some("p-1/train"), "").await, (200, "x".to_owned()));
-    }
-
-    #[tokio::test]
-    async fn nobody_takes_the_run_of_another() {
-        let site = site();
-        let (me, other) = (Some("p-1/train"), Some("p-1/test"));
-        let file = format!("{PREFIX}/1/{}/artifacts/a", mlflow_run_id(&"p-1/train".parse().unwrap()));
-        assert_eq!(site.ask("PUT", &file, other, "theirs").await.0, 200);
-        assert_eq!(site.ask("PUT", &file, me, "mine").await.0, 200);
-        assert_eq!(site.ask("PUT", &file, other, "again").await.0, 403);
-        assert_eq!(site.ask("GET", &file, me, "").await, (200, "mine".to_owned()));
-    }
-
-    #[tokio::test]
-    async fn what_comes_half_leaves_what_came_whole() {
-        let site = site();
-        let place = place(site.dir.path(), "1/abc/artifacts/a").unwrap();
-        let me = "p-1/train".parse().unwrap();
-        let (send, receive) = tokio::sync::mpsc::channel::<io::Result<&'static str>>(1);
-        let body = Body::from_stream(futures_util::stream::unfold(receive, |mut receive| async {
-            receive.recv().await.map(|piece| (piece, receive))
-        }));
-        let half = keep(&place, &me, body);
-        let whole = async {
-            send.send(Ok("half")).await.unwrap();
-            assert!(keep(&place, &me, Body::from("whole")).await.unwrap().is_none());
-            send.send(Err(io::Error::other("it breaks off"))).await.unwrap();
-            drop(send);
-        };
-        let (half, ()) = tokio::join!(half, whole);
-        assert!(half.unwrap().is_some(), "what broke off was refused");
-        assert_eq!(fs::read_to_string(place.path()).unwrap(), "whole");
-        assert_eq!(fs::read_dir(place.path().parent().unwrap()).unwrap().count(), 1, "no draft stays");
-    }
-
-    #[tokio::test]
-    async fn others_read_and_do_not_write() {
-        let site = site();
-        let (me, other) = (Some("p-1/train"), Some("p-1/test"));
-        for home in ["1/abc", "1/models/m-1"] {
-            let file = format!("{PREFIX}/{home}/artifacts/a");
-            assert_eq!(site.ask("PUT", &file, None, "x").await.0, 401);
-            assert_eq!(site.ask("PUT", &file, me, "mine").await.0, 200);
-            for method in ["PUT", "DELETE"] {
-                assert_eq!(site.ask(method, &file, other, "x").await.0, 403);
-            }
-            assert_eq!(site.ask("GET", &file, other, "").await, (200, "mine".to_owned()));
-            assert_eq!(site.ask("GET", &file, None, "").await.0, 401);
-        }
-        let stranger = Site { dir: tempfile::tempdir().unwrap(), key: SigningKey::from_bytes(&[4; 32]) };
-        let forged =
-            RunToken { site: "here".parse().unwrap(), workload: "p-1/train".parse().unwrap(), epoch: Epoch(1) };
-        assert!(
-            who(
-                &HeaderMap::from_iter([(
-                    header::AUTHORIZATION,
-                    format!("Bearer {}", forged.sign(&stranger.key)).parse().unwrap()
-                )]),
-                &site.key.verifying_key()
-            )
-            .is_none()
-        );
-    }
-}
+mod tests;

@@ -76,17 +76,14 @@ async fn a_port_in_use_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_is_left_soon_is_waited_for() {
+async fn a_port_that_is_left_soon_is_waited_for_and_that_it_waits_is_told() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let mut site = Site::new();
-    let order = service("exit 7", |service| service.port = Some(port));
-    let run = site.run(order);
-    let leave = async {
-        // The shim says that it waits before it does.
-        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
-        drop(taken);
-    };
-    let (finish, ()) = tokio::join!(run, leave);
-    assert_eq!(finish.outcome, Outcome::Failed { code: 7 });
+    site.start(&site.order(service("exit 7", |service| service.port = Some(port))));
+    // Whoever has the port is told to leave it only now.
+    assert_eq!(site.next().await, Phase::Prepared { state: None });
+    drop(taken);
+    site.running().await;
+    assert_eq!(site.finish().await.outcome, Outcome::Failed { code: 7 });
 }

@@ -178,9 +178,19 @@ fn printable(c: char) -> char {
 
 /// The known word that `text` most likely was meant to be.
 pub fn nearest<'k>(text: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let known: Vec<&str> = known.into_iter().collect();
     let far = (text.chars().count() / 3).clamp(1, 4);
-    let close = known.into_iter().map(|word| (distance(text, word, far), word)).filter(|(d, _)| *d <= far);
-    close.min_by_key(|(d, _)| *d).map(|(_, word)| word)
+    let close = known.iter().map(|word| (distance(text, word, far), *word)).filter(|(d, _)| *d <= far);
+    let close = close.min_by_key(|(d, _)| *d).map(|(_, word)| word);
+    // `retry` is far from `retries` by its letters, and yet nothing else can be meant.
+    close.or_else(|| {
+        let shared = |word: &str| text.chars().zip(word.chars()).take_while(|(a, b)| a == b).count();
+        let alike = known
+            .iter()
+            .map(|word| (shared(word), *word))
+            .filter(|(n, _)| *n >= 4 && n * 3 >= text.chars().count() * 2);
+        alike.max_by_key(|(n, _)| *n).map(|(_, word)| word)
+    })
 }
 
 /// How many insertions, removals, replacements and swaps of neighbours turn one text into the other;
@@ -219,6 +229,8 @@ mod tests {
         check("retires", Some("retries"));
         check("rum", Some("run"));
         check("rn", Some("run"));
+        check("retry", Some("retries"));
+        check("restart", None);
         check("colour", None);
         check("", None);
     }

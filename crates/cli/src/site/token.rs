@@ -27,11 +27,13 @@ pub struct Token {
 }
 
 pub async fn run(session: &Session, args: Token) -> Result<(), Failure> {
+    let site = args.site.clone();
     let body = NewJoinToken { site: args.site, expires_in_s: args.expires.map(|span| span.0 / 1000) };
     let made: JoinTokenMade = session.create("/v1/join-tokens", &body).await?;
     match session.output {
         Output::Text => {
-            eprintln!("good for one site, once, until {}:", render::date(made.expires));
+            let whom = site.map_or("one site".to_owned(), |site| format!("the site {site}"));
+            eprintln!("good for {whom}, once, until {}:", render::date(made.expires));
             render::text(&format!("{}\n", made.token));
         }
         Output::Json => render::json(&made),

@@ -179,6 +179,8 @@ fn runs(world: &World) {
     let mut session = Session::new(world, "The same again: what is unchanged isn't run again.");
     session.run("tombolo run rides --detach");
     world.wait_run("rides-2", &["serving"]);
+    // What served before is told to end then.
+    world.wait_run("rides-1", &["stopped"]);
     session.run("tombolo ps rides-2");
     session.run("tombolo ps --all");
     session.run("tombolo events rides-2");

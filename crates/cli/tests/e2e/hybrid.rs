@@ -183,9 +183,11 @@ stages:
     // By labels, a rule that only the control plane can judge.
     let yaml = yaml.replace("site: cloud", "site: { visibility: public }");
     let dir = world.project("away", &yaml, &[("raw.txt", "secret numbers")]);
-    let plan = world.json(&["plan", &dir]);
+    let told = world.cli(&["plan", &dir, "--output", "json"]);
+    let plan: serde_json::Value = serde_json::from_str(&told.out).unwrap();
     let train = plan["placements"].as_array().unwrap().iter().find(|placement| placement["task"] == "train").unwrap();
-    assert!(train["outcome"]["status"] == "refused", "{plan:#}");
-    let text = world.ok(&["plan", &dir]);
-    assert!(text.contains("train has no place") && text.contains("may only be at onprem"), "{text}");
+    assert!(told.code == 2 && train["outcome"]["status"] == "refused", "{plan:#}");
+    let told = world.cli(&["plan", &dir]);
+    assert!(told.out.contains("train has no place") && told.out.contains("may only be at onprem"), "{told}");
+    assert!(told.code == 2 && told.err.contains("no site can run train"), "{told}");
 }

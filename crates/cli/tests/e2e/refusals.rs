@@ -129,8 +129,8 @@ fn a_viewer_looks_and_changes_nothing() {
 fn a_stage_for_an_unknown_site_says_so() {
     let world = World::with_sites(&[("here", &[])]);
     let dir = world.project("p", "project: p\nstages: { a: { run: 'true', site: mars } }\n", &[]);
-    let text = world.ok(&["plan", &dir]);
-    assert!(text.contains("a has no place") && text.contains("mars"), "{text}");
+    let told = world.cli(&["plan", &dir]);
+    assert!(told.code == 2 && told.out.contains("a has no place") && told.err.contains("mars"), "{told}");
     let refused = world.cli(&["run", &dir, "--detach"]);
     assert!(refused.code == 2 && refused.err.contains("no site can run a"), "{refused}");
     assert!(refused.err.contains("here:") && refused.err.contains("--wait-for-site"), "{refused}");

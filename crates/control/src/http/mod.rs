@@ -52,6 +52,7 @@ pub use access::{Door, RULES};
 pub use document::openapi;
 pub use extract::BODY_BYTES_MAX;
 pub use fault::Fault;
+pub use tracking::ask as how_workloads_stand;
 
 /// What the API is an interface to.
 #[derive(Clone)]

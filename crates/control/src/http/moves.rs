@@ -141,5 +141,5 @@ fn all(record: &WorkloadRecord) -> Vec<MoveView> {
 
 /// Of a workload that only the store knows.
 fn over(record: &WorkloadRecord) -> Fault {
-    Fault::conflict("over", format!("{} can't be moved: it is over, it {}", record.id, record.state.word()))
+    Fault::conflict("over", format!("{} can't be moved: it is over ({})", record.id, record.state.word()))
 }

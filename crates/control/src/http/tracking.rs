@@ -1,5 +1,7 @@
 //! Who may track: people by their tokens and roles, workloads by the tokens that their sites sign for them.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode};
@@ -8,12 +10,14 @@ use axum::response::{IntoResponse, Response};
 use ed25519_dalek::VerifyingKey;
 use tombolo_api::run_token::{self, Claimed, RunToken};
 use tombolo_api::wire::Role;
+use tombolo_core::WorkloadId;
 use tombolo_core::world::World;
-use tombolo_tracking::{Access, Code, Own};
+use tombolo_tracking::{Access, Ask, Code, Own, Standing, Standings};
 
 use super::Shared;
 use super::access::{self, ANSWER_WITHIN, PATH_SHOWN_MAX};
 use super::fault::Fault;
+use crate::engine::Engine;
 use crate::store::Write;
 
 /// Where MLflow's clients ask, beside this server's own API.
@@ -116,42 +120,50 @@ async fn workload(shared: &Shared, token: &str) -> Result<Access, tombolo_tracki
     };
     let claimed = Claimed::read(token).ok_or_else(unknown)?;
     let asked = claimed.claim.clone();
-    let looked = shared.engine.look(move |world, _| (site_key(world, &asked), is_current(world, &asked)));
+    let looked = shared.engine.look(move |world, _| (site_key(world, &asked), standing(world, &asked.workload)));
     let gone = |_| tombolo_tracking::Fault::new(Code::TemporarilyUnavailable, "the control plane is stopping");
-    let (key, current) = looked.await.map_err(gone)?;
+    let (key, standing) = looked.await.map_err(gone)?;
     if !key.is_some_and(|key| claimed.check(&key)) {
         return Err(unknown());
     }
-    current.map_err(tombolo_tracking::Fault::denied)?;
-    let RunToken { site, workload, .. } = claimed.claim;
+    let RunToken { site, workload, epoch } = claimed.claim;
     let own = Own {
         project: workload.run.project().to_string(),
         stage: workload.name.to_string(),
         site: site.to_string(),
+        epoch: epoch.0,
         run_id: run_token::mlflow_run_id(&workload),
         workload: workload.to_string(),
     };
+    // Early, so that nothing is read of what would be refused; a change is fenced once more when its turn comes.
+    own.may_write(standing.as_ref()).map_err(tombolo_tracking::Fault::denied)?;
     Ok(Access { who: own.workload.clone(), run: Some(own) })
+}
+
+/// How workloads stand, for what is theirs among the tracking's changes.
+pub fn ask(engine: Engine) -> Ask {
+    Arc::new(move |workloads| {
+        let engine = engine.clone();
+        Box::pin(async move {
+            let of =
+                |world: &World, workload: String| Some((workload.clone(), standing(world, &workload.parse().ok()?)?));
+            let looked = engine.look(move |world, _| {
+                workloads.into_iter().filter_map(|workload| of(world, workload)).collect::<Standings>()
+            });
+            looked.await.ok()
+        })
+    })
+}
+
+/// None where the workload is not live.
+fn standing(world: &World, workload: &WorkloadId) -> Option<Standing> {
+    let record = world.workloads.get(workload)?;
+    let site = record.state.site().map(ToString::to_string);
+    Some(Standing { epoch: record.epoch.0, site, state: record.state.word() })
 }
 
 fn site_key(world: &World, token: &RunToken) -> Option<VerifyingKey> {
     let site = world.sites.get(&token.site).filter(|site| !site.revoked)?;
     let bytes: [u8; 32] = data_encoding::HEXLOWER.decode(site.key.as_bytes()).ok()?.try_into().ok()?;
     VerifyingKey::from_bytes(&bytes).ok()
-}
-
-/// Whether the placement is the newest of its workload, where it says it is, and not over.
-fn is_current(world: &World, token: &RunToken) -> Result<(), String> {
-    let RunToken { site, workload, epoch } = token;
-    let Some(record) = world.workloads.get(workload) else {
-        return Err(format!("{workload} is over; its token has ended with it"));
-    };
-    if record.epoch != *epoch {
-        return Err(format!("{workload} was started anew as epoch {}; epoch {epoch} may write no more", record.epoch));
-    }
-    match record.state.site() {
-        Some(at) if at == site => Ok(()),
-        Some(at) => Err(format!("{workload} is at {at}, not at {site}")),
-        None => Err(format!("{workload} is {}; its token has ended", record.state.word())),
-    }
 }

@@ -24,7 +24,7 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 pub enum StoreError {
     #[error(
         "the database {path} can't be used: {why}\n\
-         hint: nothing was changed; mend it or restore it from a backup, or move it away to begin with an empty one"
+         hint: nothing was changed; mend it or restore it from a backup; to begin with an empty one, move the whole directory away"
     )]
     Unusable { path: String, why: String },
     #[error(

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tombolo_api::stream::{ALPN_AGENT, PeerAddress};
 use tombolo_api::wire::{Joined, Role, TokenInfo};
 use tombolo_control::engine::Engine;
-use tombolo_control::http::{App, router};
+use tombolo_control::http::{App, how_workloads_stand, router};
 use tombolo_control::hub::Hub;
 use tombolo_control::secrets::{Secrets, hash_token};
 use tombolo_control::store::sqlite::SqliteStore;
@@ -89,7 +89,8 @@ pub async fn api() -> Api {
     let endpoint = tombolo_net::bind(key, options).await.unwrap();
     let control = tombolo_net::address(&endpoint, None);
     let hub = Hub::start(engine.clone(), secrets.clone(), SigningKey::from_bytes(&[7; 32]), endpoint);
-    let tracking = tombolo_tracking::Tracking::open(&dir.path().join("tracking.db")).await.unwrap();
+    let (tracking, ask) = (dir.path().join("tracking.db"), how_workloads_stand(engine.clone()));
+    let tracking = tombolo_tracking::Tracking::open(&tracking, ask).await.unwrap();
     let joined = Joined { control: control.clone(), grant_key: "bb".repeat(32) };
     Api { router: router(App { engine: engine.clone(), hub, secrets, joined, tracking }), engine, control, dir }
 }

@@ -269,7 +269,6 @@ impl World {
         record.why = None;
         record.placement = Some(placement);
         self.take_step(id, Step::Place { site }, now, None);
-        self.clear_port(id, now);
     }
 
     /// Takes in how changed runs are now. Answers whether that changed others.

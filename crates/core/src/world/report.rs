@@ -131,9 +131,12 @@ impl World {
 
     fn take_phase(&mut self, site: &SiteId, observed: &Observed, now: Timestamp) {
         let id = &observed.workload;
+        if matches!(observed.phase, Phase::Prepared { .. }) {
+            self.clear_port(&id.clone(), now);
+        }
         let state = &self.workloads[id].state;
         let step = match &observed.phase {
-            Phase::Preparing if matches!(state, State::Placed { .. }) => Step::Accepted,
+            Phase::Preparing | Phase::Prepared { .. } if matches!(state, State::Placed { .. }) => Step::Accepted,
             Phase::Running { since } if !matches!(state, State::Running { .. }) => Step::Started { since: *since },
             Phase::Ready { since, address } if !matches!(state, State::Ready { address: a, .. } if a == address) => {
                 Step::Ready { since: *since, address: address.clone() }

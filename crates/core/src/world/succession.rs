@@ -31,10 +31,10 @@ impl World {
         }
     }
 
-    /// A service with a port of its own can't be ready before the older one at its site has left that port, so there
-    /// the older one goes as soon as the newer one is placed.
+    /// A service that has all it needs but its port: the older one at its site, which serves from that port, goes now and
+    /// no sooner. One that is at no site for the moment, as between two tries, must not come back to the port either.
     pub(super) fn clear_port(&mut self, id: &WorkloadId, now: Timestamp) {
-        let Some(record) = self.workloads.get(id) else { return };
+        let Some(record) = self.workloads.get(id).filter(|record| !record.stopping) else { return };
         let Some((port, site)) = record.spec.service().and_then(|s| s.port).zip(record.state.site()) else { return };
         let Some(run) = self.runs.get(&id.run) else { return };
         let service = service_of(run, &id.name);
@@ -42,7 +42,8 @@ impl World {
         for earlier in self.earlier(&id.run) {
             let in_the_way = |record: &&WorkloadRecord| {
                 let same_port = record.spec.service().is_some_and(|service| service.port == Some(port));
-                same_port && record.state.site() == Some(site) && service_of(earlier, &record.id.name) == service
+                let may_be_here = record.state.site().is_none_or(|at| at == site);
+                same_port && may_be_here && service_of(earlier, &record.id.name) == service
             };
             older.extend(self.serving_in(&earlier.id).filter(in_the_way).map(|record| record.id.clone()));
         }

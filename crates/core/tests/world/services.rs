@@ -24,10 +24,26 @@ fn an_older_service_leaves_the_port_that_a_newer_one_needs() {
     ["s", "t", "u"].iter().for_each(|name| play.step(&format!("ready p-1/{name}")));
     play.submit("q-1", &["s service port=82 site=a"]);
     play.step("ready q-1/s");
-    // Only the same service's, at the same site, and for the same port.
     play.submit("p-2", &["s service port=80 site=a", "t service port=80 site=a", "u service port=83 site=a"]);
+    // It serves for as long as the newer one is not ready for the port: that may take long, or never come.
+    play.step("accept p-2/s");
+    play.table("p-1", &[("", "serving: s=ready@a#1 t=ready@b#1 u=ready@a#1")]);
+    // Only the same service's, at the same site, and for the same port.
+    for name in ["s", "t", "u"] {
+        play.step(&format!("prepared p-2/{name}"));
+    }
     play.table("p-1", &[("", "serving: s=ready@a#1! t=ready@b#1 u=ready@a#1")]);
+    play.table("p-2", &[("", "active: s=preparing@a#1 t=preparing@a#1 u=preparing@a#1")]);
     play.table("q-1", &[("", "serving: s=ready@a#1")]);
+}
+
+#[test]
+fn an_older_service_between_two_tries_does_not_come_back_to_the_port() {
+    let mut play = Play::new(&["a"]);
+    play.submit("p-1", &["s service port=80"]);
+    play.step("end p-1/s failed");
+    play.submit("p-2", &["s service port=80"]);
+    play.table("p-1", &[("", "active: s=backoff"), ("prepared p-2/s", "stopped: s=stopped")]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod input;
 mod memory;
 mod ours;
 mod overhead;
+mod pairs;
 mod peers;
 mod place;
 mod plan;
@@ -69,7 +70,7 @@ pub struct Args {
     /// (dispatch: jobs; gateway: seconds; idle: runs; overhead: seconds; plan: stages; reconcile: chunks; submit: times); the rows' notes say so
     #[arg(long)]
     size: Option<u64>,
-    /// How often each side runs
+    /// How often each side runs (overhead: at least ten times)
     #[arg(long, default_value_t = RUNS_DEFAULT)]
     runs: usize,
     /// Why a goal isn't reached, for the notes of the rows that miss theirs
@@ -207,6 +208,16 @@ impl Context {
             commit: self.commit.clone(),
             machine: self.machine.clone(),
         }
+    }
+}
+
+impl Context {
+    /// A row of what was measured in pairs: either side's median, and of the ratio what the pairs say of it.
+    pub fn paired(&self, measure: &str, unit: &str, pairs: &pairs::Pairs, peer: &str, goal: Goal) -> Row {
+        let (ours, beside) = (median(pairs.ours.clone()), median(pairs.peer.clone()));
+        let row = self.row(measure, unit, ours, Some((peer, beside)), goal);
+        let ratio = pairs.ratio();
+        Row { ratio: Some(rounded(ratio)), reached: goal.reached(ours, Some(ratio)), ..row }.note(&pairs.told())
     }
 }
 

@@ -171,6 +171,12 @@ impl Place {
         command
     }
 
+    /// The processors' time, in seconds, of the control plane and of the sites' agents with everything that has ended there.
+    pub fn cpu(&self) -> Result<f64> {
+        let of = |process: &Process| process::cpu(&process.0.id().to_string()).map(|cpu| cpu.own + cpu.children);
+        self.agents.iter().chain([&self.server.process]).map(of).sum()
+    }
+
     /// Posts a run, and returns its id.
     pub fn submit(&self, body: &str, key: &str) -> Result<String> {
         let run = self.server.api.post("/v1/runs", key, body)?;

@@ -21,7 +21,7 @@ impl World {
         }
         let no = |rule, why: String| Err(forbidden(id, to, rule, why));
         if record.state.is_final() {
-            return no("over", format!("it is over: it {}", record.state.word()));
+            return no("over", format!("it is over ({})", record.state.word()));
         }
         let Some(from) = record.state.site() else {
             return no("nowhere", format!("it is at no site: it is {}", record.state.word()));
