@@ -39,8 +39,7 @@ impl Sim {
             let drift = rng.range(0, 21) as i64 - 10;
             sim.sites.insert(id.clone(), Site { alive: true, drift, ..Site::default() });
             let key = id.to_string();
-            let (joined, heard) = (sim.now, None);
-            let record = SiteRecord { info, key, joined, draining: false, revoked: false, heard };
+            let record = SiteRecord::new(info, key, sim.now);
             sim.disk.sites.insert(id, record);
         }
         let mut control = Control::start(&sim.disk, sim.now);

@@ -3,6 +3,7 @@
 mod access;
 mod data;
 mod endpoints;
+mod drains;
 mod moves;
 mod runs;
 mod sites;
@@ -10,6 +11,7 @@ mod sites;
 pub use access::*;
 pub use data::*;
 pub use endpoints::*;
+pub use drains::*;
 pub use moves::*;
 pub use runs::*;
 pub use sites::*;

@@ -6,6 +6,7 @@ mod check;
 mod datasets;
 mod document;
 mod endpoints;
+mod drains;
 mod events;
 mod extract;
 mod fault;
@@ -130,6 +131,9 @@ fn all() -> OpenApiRouter<Shared> {
         .routes(routes!(sites::list))
         .routes(routes!(sites::show, sites::patch))
         .routes(routes!(sites::revoke))
+        .routes(routes!(drains::show, drains::begin))
+        .routes(routes!(drains::plan))
+        .routes(routes!(drains::undrain))
         .routes(routes!(sites::gc))
         .routes(routes!(sites::verify))
         .routes(routes!(links::list))
