@@ -46,7 +46,7 @@ impl Sim {
                 && other.run.project() == placement.0.run.project()
                 && other.run.number() > placement.0.run.number()
         });
-        self.ledger.stop(&placement, &self.sites[id], newer)?;
+        self.ledger.stop(&placement, &self.sites[id], newer, &self.disk)?;
         let now = self.now;
         let delay = Millis(self.rng.range(0, 3_000));
         let site = self.sites.get_mut(id).expect("a site");

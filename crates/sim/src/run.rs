@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use tombolo_core::draining::Cause;
+use tombolo_core::draining::{Cause, DrainWish};
 use tombolo_core::moving::Wish;
 use tombolo_core::sync::{Desired, Outcome, Replicas, Report, StateCopy};
 use tombolo_core::world::Submission;
@@ -63,6 +63,10 @@ pub struct Summary {
     pub moves: u64,
     pub moved: u64,
     pub undone: u64,
+    pub drains: u64,
+    /// Moves that were done since a site was to be left, and those since what belongs to a site was brought home.
+    pub drained: u64,
+    pub homed: u64,
     pub story: Vec<String>,
 }
 
@@ -107,6 +111,9 @@ pub enum Event {
     },
     /// Somebody asks to move something that runs, and may think better of it later.
     Move,
+    /// Somebody drains a site, or opens it again.
+    Drain(SiteId),
+    Undrain(SiteId),
     CallOff(WorkloadId),
     Copied {
         site: SiteId,
@@ -200,9 +207,11 @@ impl Sim {
         }
         self.ledger.disk(&self.disk)?;
         for moved in self.disk.workloads.values().flat_map(|record| &record.moves) {
-            match moved.undone {
-                None => self.summary.moved += 1,
-                Some(_) => self.summary.undone += 1,
+            match (&moved.undone, moved.cause) {
+                (Some(_), _) => self.summary.undone += 1,
+                (None, Cause::Asked) => self.summary.moved += 1,
+                (None, Cause::Drain) => self.summary.drained += 1,
+                (None, Cause::Home | Cause::Back) => self.summary.homed += 1,
             }
         }
         self.ledger.at_rest(&self.disk, &self.sites)
@@ -265,6 +274,8 @@ impl Sim {
             Event::LeaseEnds { site, placement } => self.hold_to_lease(&site, placement)?,
             Event::Pry(site) => self.pry(&site)?,
             Event::Move => self.ask_to_move(),
+            Event::Drain(site) => self.drain(&site),
+            Event::Undrain(site) => self.undrain(&site),
             Event::CallOff(workload) => {
                 let now = self.now;
                 self.tell(format!("{workload}: its move is called off"));
@@ -349,6 +360,25 @@ impl Sim {
                 let later = Millis(self.rng.range(1_000, 60_000));
                 self.after(later, Event::CallOff(id));
             }
+        }
+    }
+
+    pub fn drain(&mut self, site: &SiteId) {
+        let deadline = self.rng.chance(300).then(|| Millis(self.rng.range(10_000, 200_000)));
+        let wish = DrainWish { deadline, restart_jobs: self.rng.chance(300), by: "ada".to_owned() };
+        let now = self.now;
+        // Even if the control plane dies with it, it may have been heard.
+        self.ledger.drained.insert(site.clone());
+        if let Some(Ok(())) = self.change(|world| world.drain(site, wish, now)) {
+            self.tell(format!("{site}: is drained"));
+            self.summary.drains += 1;
+        }
+    }
+
+    fn undrain(&mut self, site: &SiteId) {
+        let now = self.now;
+        if let Some(Ok(())) = self.change(|world| world.undrain(site, "ada", now)) {
+            self.tell(format!("{site}: is opened again"));
         }
     }
 

@@ -121,6 +121,16 @@ impl Sim {
             let at = Millis(self.rng.range(5_000, FAULTS_FOR.0));
             self.after(at, Event::Move);
         }
+        for _ in 0..self.rng.range(0, 3) {
+            let at = Millis(self.rng.range(5_000, FAULTS_FOR.0));
+            let site = self.rng.pick(&ids).expect("there is a site").clone();
+            self.after(at, Event::Drain(site.clone()));
+            // Some are never opened again.
+            if self.rng.chance(700) {
+                let later = Millis(self.rng.range(5_000, 400_000));
+                self.after(at + later, Event::Undrain(site));
+            }
+        }
         for _ in 0..self.rng.range(0, 12) {
             let at = Millis(self.rng.range(1_000, FAULTS_FOR.0));
             let site = self.rng.pick(&ids).expect("there is a site").clone();

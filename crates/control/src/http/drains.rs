@@ -232,7 +232,7 @@ fn rows(world: &World, plan: Plan) -> impl Iterator<Item = LeaverView> {
 pub(super) fn stays(world: &World) -> BTreeMap<WorkloadId, String> {
     let left = world.sites.values().filter_map(|site| Some((&site.info.id, site.drain.as_ref()?)));
     let said = left.flat_map(|(site, drain)| {
-        let text = |stay: &Stay| match drain.lasts() {
+        let text = move |stay: &Stay| match drain.lasts() {
             true => format!("{site} is drained, and it stays: {}", stay.why),
             false => format!("{site} was drained, and it stayed: {}", stay.why),
         };
