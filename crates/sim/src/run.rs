@@ -139,6 +139,8 @@ pub struct Sim {
     pub ledger: Ledger,
     pub submissions: Vec<Submission>,
     pub faults_until: Timestamp,
+    /// Commands go on for hours and don't fail by themselves.
+    pub calm: bool,
     pub summary: Summary,
     pub story: Vec<String>,
 }
@@ -230,7 +232,7 @@ impl Sim {
         }
     }
 
-    fn step(&mut self, event: Event) -> Result<(), String> {
+    pub fn step(&mut self, event: Event) -> Result<(), String> {
         match event {
             Event::Submit(index) => self.submit(index),
             Event::StopRun(index) => self.people(index, false),
@@ -274,7 +276,10 @@ impl Sim {
             Event::LeaseEnds { site, placement } => self.hold_to_lease(&site, placement)?,
             Event::Pry(site) => self.pry(&site)?,
             Event::Move => self.ask_to_move(),
-            Event::Drain(site) => self.drain(&site),
+            Event::Drain(site) => {
+                let deadline = self.rng.chance(300).then(|| Millis(self.rng.range(10_000, 200_000)));
+                self.ask_to_drain(&site, deadline);
+            }
             Event::Undrain(site) => self.undrain(&site),
             Event::CallOff(workload) => {
                 let now = self.now;
@@ -291,7 +296,7 @@ impl Sim {
     }
 
     /// A change in the control plane, if it is there; it may die before the commit.
-    fn change<T>(&mut self, change: impl FnOnce(&mut tombolo_core::world::World) -> T) -> Option<T> {
+    pub fn change<T>(&mut self, change: impl FnOnce(&mut tombolo_core::world::World) -> T) -> Option<T> {
         let crash = self.faulty() && self.rng.chance(3);
         let now = self.now;
         let control = self.control.as_mut()?;
@@ -363,9 +368,8 @@ impl Sim {
         }
     }
 
-    pub fn drain(&mut self, site: &SiteId) {
-        let deadline = self.rng.chance(300).then(|| Millis(self.rng.range(10_000, 200_000)));
-        let wish = DrainWish { deadline, restart_jobs: self.rng.chance(300), by: "ada".to_owned() };
+    pub fn ask_to_drain(&mut self, site: &SiteId, deadline: Option<Millis>) {
+        let wish = DrainWish { deadline, restart_jobs: !self.calm && self.rng.chance(300), by: "ada".to_owned() };
         let now = self.now;
         // Even if the control plane dies with it, it may have been heard.
         self.ledger.drained.insert(site.clone());

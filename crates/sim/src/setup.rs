@@ -28,6 +28,7 @@ impl Sim {
             ledger: Ledger::default(),
             submissions: Vec::new(),
             faults_until: Timestamp(1_000_000) + FAULTS_FOR,
+            calm: false,
             summary: Summary::default(),
             story: Vec::new(),
             rng: rng.clone(),
