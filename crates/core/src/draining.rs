@@ -183,7 +183,8 @@ pub enum Back {
 
 /// How many moves may go over a link at once: so many that each has a fair part of it.
 pub fn parallel(link: &Link) -> usize {
-    let limit = link.limit.filter(|limit| limit.hours.is_none()).map_or(f64::INFINITY, |limit| limit.bytes_per_s as f64);
+    let limit =
+        link.limit.filter(|limit| limit.hours.is_none()).map_or(f64::INFINITY, |limit| limit.bytes_per_s as f64);
     let shares = link.bytes_per_s.min(limit) / SHARE_BYTES_PER_S;
     (shares as usize).clamp(1, PARALLEL_MAX)
 }
@@ -221,8 +222,7 @@ pub fn worth(bargain: &Bargain) -> Result<String, Stay> {
     // Prices are sums of small numbers: what differs in the last digits is the same.
     if saves + 1e-9 < bargain.price {
         let what = if saves < 0.0 { "costs more than being here by" } else { "saves" };
-        let why =
-            format!("the move costs ${:.2}, and being there {what} ${:.2} in {span}", bargain.price, saves.abs());
+        let why = format!("the move costs ${:.2}, and being there {what} ${:.2} in {span}", bargain.price, saves.abs());
         return Err(Stay::new("not-worth", why));
     }
     Ok(format!("saves ${saves:.2} in {span}, and the move costs ${:.2}", bargain.price))

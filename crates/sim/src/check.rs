@@ -95,7 +95,12 @@ impl Ledger {
     pub fn stop(&self, placement: &Placement, site: &Site, superseded: bool, disk: &Disk) -> Result<(), String> {
         let Some(process) = site.processes.get(placement) else { return Ok(()) };
         let leased = process.order.spec.failover_after.is_some();
-        if leased || superseded || self.moved.contains(&placement.0) || self.goes(&placement.0, disk) || self.touched.contains(&placement.0.run) {
+        if leased
+            || superseded
+            || self.moved.contains(&placement.0)
+            || self.goes(&placement.0, disk)
+            || self.touched.contains(&placement.0.run)
+        {
             return Ok(());
         }
         Err(format!("{}#{} was stopped though nobody asked for it", placement.0, placement.1))

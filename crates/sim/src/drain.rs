@@ -100,7 +100,9 @@ impl Sim {
             control.change(&mut sim.disk, sim.now, false, add);
             sim.sites.get_mut(&home).expect("a site").store.insert(version);
         }
-        for (project, kinds) in [("services", vec![(SERVICES, Some(false)), (SINGLE, Some(true))]), ("jobs", vec![(JOBS, None)])] {
+        for (project, kinds) in
+            [("services", vec![(SERVICES, Some(false)), (SINGLE, Some(true))]), ("jobs", vec![(JOBS, None)])]
+        {
             let id = control.world.next_run(&name(project));
             let data = BTreeMap::from([(name("raw"), VersionId(Digest([1; 32])))]);
             let (code, by) = (VersionId(Digest([2; 32])), "ada".to_owned());
@@ -145,7 +147,9 @@ impl Sim {
 
     fn play_until(&mut self, what: &str, done: impl Fn(&Sim) -> bool) -> Result<(), String> {
         while !done(self) {
-            let Some(Reverse((at, number))) = self.queue.pop() else { return Err("nothing happens any more".to_owned()) };
+            let Some(Reverse((at, number))) = self.queue.pop() else {
+                return Err("nothing happens any more".to_owned());
+            };
             self.now = at;
             if self.now > STARTED + ENDS_WITHIN {
                 return Err(format!("{what} was waited for in vain"));
@@ -189,7 +193,8 @@ fn spec(project: &str, kinds: &[(usize, Option<bool>)]) -> ProjectSpec {
             workloads.insert(name(&format!("w{}", workloads.len())), workload(kind));
         }
     }
-    let raw = DataSpec { path: None, residency: Residency::anywhere(), logs: Default::default(), expect: None, retain: None };
+    let raw =
+        DataSpec { path: None, residency: Residency::anywhere(), logs: Default::default(), expect: None, retain: None };
     ProjectSpec {
         name: name(project),
         data: BTreeMap::from([(name("raw"), raw)]),

@@ -355,7 +355,15 @@ impl Sim {
         let (Some(id), Some(to)) = (self.rng.pick(&placed).cloned(), self.rng.pick(&sites).cloned()) else { return };
         let deadline = self.rng.chance(300).then(|| Millis(self.rng.range(1_000, 90_000)));
         let max_downtime = self.rng.chance(300).then(|| Millis(self.rng.range(100, 9_000)));
-        let wish = Wish { to: to.clone(), method: None, deadline, max_downtime, by: "ada".to_owned(), why: None, cause: Cause::Asked };
+        let wish = Wish {
+            to: to.clone(),
+            method: None,
+            deadline,
+            max_downtime,
+            by: "ada".to_owned(),
+            why: None,
+            cause: Cause::Asked,
+        };
         let now = self.now;
         if let Some(Ok(())) = self.change(|world| world.begin_move(&id, wish, now)) {
             self.tell(format!("{id}: a move to {to} is asked for"));

@@ -49,7 +49,9 @@ fn list(sites: &[SiteView], now: Timestamp) -> String {
 pub fn status(site: &SiteView) -> String {
     match &site.drain {
         Some(drain) if drain.state == "drained" => format!("{}, drained", site.status),
-        Some(drain) if drain.state == "overdue" => format!("{}, draining, {} left at its deadline", site.status, drain.left),
+        Some(drain) if drain.state == "overdue" => {
+            format!("{}, draining, {} left at its deadline", site.status, drain.left)
+        }
         Some(drain) => format!("{}, draining, {} left", site.status, drain.left),
         None if site.draining => format!("{}, draining", site.status),
         None => site.status.clone(),

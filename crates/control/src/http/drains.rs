@@ -172,12 +172,9 @@ fn leaver(record: &WorkloadRecord, site: &SiteId, drain: &Drain) -> LeaverView {
     }
     match (record.state.site(), moved) {
         (Some(at), _) if at == site => match drain.stays.get(&record.id) {
-            Some(Stay { rule, why }) => LeaverView {
-                state: "stays".to_owned(),
-                rule: Some(rule.clone()),
-                why: Some(why.clone()),
-                ..view
-            },
+            Some(Stay { rule, why }) => {
+                LeaverView { state: "stays".to_owned(), rule: Some(rule.clone()), why: Some(why.clone()), ..view }
+            }
             None => view,
         },
         (_, Some(moved)) => LeaverView {
@@ -196,9 +193,7 @@ fn leaver(record: &WorkloadRecord, site: &SiteId, drain: &Drain) -> LeaverView {
             why: at.is_none().then(|| format!("it is {}", record.state.word())),
             ..view
         },
-        (_, None) => {
-            LeaverView { state: "over".to_owned(), why: Some(format!("it {}", record.state.word())), ..view }
-        }
+        (_, None) => LeaverView { state: "over".to_owned(), why: Some(format!("it {}", record.state.word())), ..view },
     }
 }
 

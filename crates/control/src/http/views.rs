@@ -96,7 +96,9 @@ fn why(record: &WorkloadRecord, around: &Around, now: Timestamp) -> Option<Strin
                     Some(stop.map_or(text.clone(), |stop| format!("{stop}; {text}")))
                 }
                 (Some(stop), None) => Some(stop.to_owned()),
-                (None, None) => moves(record).or_else(|| around.stays.get(&record.id).cloned()).or_else(|| record.why.clone()),
+                (None, None) => {
+                    moves(record).or_else(|| around.stays.get(&record.id).cloned()).or_else(|| record.why.clone())
+                }
             }
         }
         State::Queued { .. } => Some(record.why.clone().unwrap_or_else(|| "waits to be placed".to_owned())),

@@ -80,7 +80,8 @@ fn carry(play: &mut Play, stateless: &[&str]) {
         }
     }
     let all = play.world.workloads.values();
-    let leaving: Vec<_> = all.flat_map(|one| one.leaving.iter().map(|leaving| (one.id.clone(), leaving.clone()))).collect();
+    let leaving: Vec<_> =
+        all.flat_map(|one| one.leaving.iter().map(|leaving| (one.id.clone(), leaving.clone()))).collect();
     for (id, leaving) in leaving {
         if !play.silent.contains(&leaving.site) {
             play.see_end(&format!("{id}#{}@{}", leaving.epoch, leaving.site));
@@ -127,7 +128,13 @@ fn a_site_is_left_in_the_order_of_dependencies() {
     let mut play = Play::new(&["a cpus=20", "b cpus=20"]);
     play.submit(
         "p-1",
-        &["x site=a out=o", "y site=a in=o out=q", "late in=q site=a prio=9", "s service site=a", "t service single site=a prio=3"],
+        &[
+            "x site=a out=o",
+            "y site=a in=o out=q",
+            "late in=q site=a prio=9",
+            "s service site=a",
+            "t service single site=a prio=3",
+        ],
     );
     for name in ["x", "y", "late", "s", "t"] {
         play.world.workloads.get_mut(&id(&format!("p-1/{name}"))).unwrap().spec.site = None;
@@ -180,7 +187,10 @@ fn a_plan_keeps_to_capacity_and_packs_well() {
     let play = at_a(&["a cpus=20", "b cpus=4", "c cpus=2"], &["big service cpus=4", "x service", "y service"]);
     let (moves, stays) = planned(&play, "a");
     assert!(stays.is_empty() && moves[0] == "big -> b switch", "{moves:?} {stays:?}");
-    let play = at_a(&["a cpus=20", "b cpus=2", "c cpus=1"], &["big service cpus=4", "x service", "y service", "z service", "u service"]);
+    let play = at_a(
+        &["a cpus=20", "b cpus=2", "c cpus=1"],
+        &["big service cpus=4", "x service", "y service", "z service", "u service"],
+    );
     let (moves, stays) = planned(&play, "a");
     assert_eq!((moves.len(), stays.len()), (3, 2), "{moves:?} {stays:?}");
     assert!(stays.iter().all(|stay| stay.ends_with(": capacity")), "{stays:?}");
@@ -250,7 +260,8 @@ fn a_job_that_leaves_state_later_goes_later() {
 
 #[test]
 fn it_goes_on_whatever_process_dies() {
-    let mut play = at_a(&["a cpus=20", "b cpus=20"], &["s service", "t service single", "j", "k", "l service", "m service"]);
+    let mut play =
+        at_a(&["a cpus=20", "b cpus=20"], &["s service", "t service single", "j", "k", "l service", "m service"]);
     play.step("leave a");
     for _ in 0..200 {
         if ended(&play, "a") {
@@ -403,7 +414,10 @@ fn opening_in_the_middle_calls_back_what_has_not_gone() {
     assert_eq!(play.world.moves().count(), 2);
     play.step("open a");
     carry_until(&mut play, &[], |play| play.world.workloads.values().all(|record| record.leaving.is_empty()));
-    assert_eq!((play.how("p-1"), play.how("q-1")), ("p-1 serving: s=ready@a#1".into(), "q-1 active: j=running@a#1".into()));
+    assert_eq!(
+        (play.how("p-1"), play.how("q-1")),
+        ("p-1 serving: s=ready@a#1".into(), "q-1 active: j=running@a#1".into())
+    );
 }
 
 /// Monday the fifth of January 1970 begins at 4 days.
@@ -468,6 +482,9 @@ fn no_plan_exceeds_room_or_breaks_a_rule() {
         let mut play = Play::new(&sites.iter().map(String::as_str).collect::<Vec<_>>());
         play.know("secret", Some("a"), &["a"]);
         play.know("open", None, &["a"]);
+        // Something is there already.
+        let held: Vec<String> = sites[1..].iter().map(|site| format!("h{0} service site={0}", &site[..1])).collect();
+        play.submit("h-1", &held.iter().map(String::as_str).collect::<Vec<_>>());
         let lines: Vec<String> = (0..1 + pick(12))
             .map(|at| {
                 let kind = ["", "service", "service single"][pick(3) as usize];
@@ -476,7 +493,7 @@ fn no_plan_exceeds_room_or_breaks_a_rule() {
             })
             .collect();
         play.submit("p-1", &lines.iter().map(String::as_str).collect::<Vec<_>>());
-        let ids: Vec<_> = play.world.workloads.keys().cloned().collect();
+        let ids: Vec<_> = play.world.workloads.keys().filter(|id| id.run.project().as_str() == "p").cloned().collect();
         for id in &ids {
             play.world.workloads.get_mut(id).unwrap().spec.site = None;
         }

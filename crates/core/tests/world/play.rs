@@ -312,7 +312,8 @@ impl Play {
             _ => None,
         });
         let (deadline, max_downtime) = (secs("deadline"), secs("downtime"));
-        let wish = Wish { to: site(to), method, deadline, max_downtime, by: "ann".into(), why: None, cause: Cause::Asked };
+        let wish =
+            Wish { to: site(to), method, deadline, max_downtime, by: "ann".into(), why: None, cause: Cause::Asked };
         self.world.begin_move(&id(what), wish, self.now)
     }
 

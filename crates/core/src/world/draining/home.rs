@@ -63,13 +63,7 @@ impl World {
         Ok(planned)
     }
 
-    fn quoted(
-        &self,
-        record: &WorkloadRecord,
-        site: &SiteId,
-        cause: Cause,
-        now: Timestamp,
-    ) -> Result<Planned, Stay> {
+    fn quoted(&self, record: &WorkloadRecord, site: &SiteId, cause: Cause, now: Timestamp) -> Result<Planned, Stay> {
         let (method, (by, why)) = (method_of(record), (String::new(), None));
         let wish = Wish { to: site.clone(), method: None, deadline: None, max_downtime: None, by, why, cause };
         let quoted = self.quote_move(&record.id, &wish, now);
@@ -117,9 +111,10 @@ impl World {
         let comes = self.moves().filter_map(|record| record.moving.as_ref());
         let comes = comes.filter(|moving| moving.cause == Cause::Home).any(|moving| moving.to == *site);
         // What is on its way elsewhere, or about to begin, is looked at when it is there.
-        let later = self.workloads.values().any(|record| {
-            record.away_from.as_ref() == Some(site) && !record.state.is_final() && !runs(record)
-        });
+        let later = self
+            .workloads
+            .values()
+            .any(|record| record.away_from.as_ref() == Some(site) && !record.state.is_final() && !runs(record));
         let late = now.since(homecoming.at) > HOMECOMING_FOR;
         if late || !(waits || comes || later) {
             self.end_homecoming(site);

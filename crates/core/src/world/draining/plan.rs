@@ -58,14 +58,7 @@ impl World {
         (held.rule != "no-state" || !drain.restart_jobs).then_some(held)
     }
 
-    fn plan_together(
-        &self,
-        site: &SiteId,
-        drain: &Drain,
-        due: &[&WorkloadRecord],
-        plan: &mut Plan,
-        now: Timestamp,
-    ) {
+    fn plan_together(&self, site: &SiteId, drain: &Drain, due: &[&WorkloadRecord], plan: &mut Plan, now: Timestamp) {
         let problem = self.leaving_problem(site, drain, due, now);
         let together = placement::plan(&problem);
         let found: BTreeMap<&Name, &placement::Placement> =

@@ -15,7 +15,9 @@ impl World {
     pub(in crate::world) fn barred(&self, record: &WorkloadRecord, now: Timestamp) -> BTreeMap<SiteId, Reason> {
         let Some(leaning) = &record.spec.leaning else { return BTreeMap::new() };
         let spills = match &record.state {
-            State::Queued { since } => now.since(*since) >= leaning.burst_after || self.expects_to_wait(record, leaning),
+            State::Queued { since } => {
+                now.since(*since) >= leaning.burst_after || self.expects_to_wait(record, leaning)
+            }
             State::Waiting | State::Backoff { .. } => false,
             // What is somewhere is there, and may be moved wherever somebody asks.
             _ => return BTreeMap::new(),
