@@ -187,7 +187,7 @@ fn spec(project: &str, kinds: &[(usize, Option<bool>)]) -> ProjectSpec {
     for (count, single) in kinds {
         for _ in 0..*count {
             let kind = match *single {
-                Some(single) => Kind::Service(Service { port: None, ready: None, replicas: 1, single }),
+                Some(single) => Kind::Service(Service { single, ..Service::default() }),
                 None => Kind::Job(Default::default()),
             };
             workloads.insert(name(&format!("w{}", workloads.len())), workload(kind));

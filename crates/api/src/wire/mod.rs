@@ -2,16 +2,16 @@
 
 mod access;
 mod data;
-mod endpoints;
 mod drains;
+mod endpoints;
 mod moves;
 mod runs;
 mod sites;
 
 pub use access::*;
 pub use data::*;
-pub use endpoints::*;
 pub use drains::*;
+pub use endpoints::*;
 pub use moves::*;
 pub use runs::*;
 pub use sites::*;
