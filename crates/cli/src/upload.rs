@@ -208,6 +208,7 @@ mod tests {
                 prices: Default::default(),
                 status: "up".into(),
                 draining: false,
+                drain: None,
                 heard: None,
                 workloads: 0,
                 key: String::new(),

@@ -103,6 +103,7 @@ fn problem(stages: usize, sites: usize, layered: bool) -> Result<Problem, Box<dy
             inputs,
             service: false,
             progress: Progress::Undecided,
+            barred: Default::default(),
         });
     }
     Ok(Problem { sites: world, links: Links::default(), tasks, objective: Objective::Cost })

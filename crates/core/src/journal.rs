@@ -356,6 +356,8 @@ mod tests {
             priority: 0,
             failover_after: Some(Millis(60_000)),
             duration: None,
+            home: None,
+            leaning: None,
         };
         let order = Order { spec, code: VersionId(Digest([0; 32])), inputs: BTreeMap::new(), state: None };
         Assignment { workload: workload(), epoch: Epoch(epoch), intent: Intent::Run(Box::new(order)) }

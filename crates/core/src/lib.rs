@@ -5,6 +5,7 @@
 //! them, but no format (JSON, YAML, SQL) is known here.
 
 pub mod digest;
+pub mod draining;
 pub mod expect;
 pub mod facts;
 pub mod ids;

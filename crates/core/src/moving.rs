@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::draining::Cause;
 use crate::ids::{Epoch, SiteId, VersionId};
 use crate::placement::Terms;
 use crate::time::{Millis, Timestamp};
@@ -63,6 +64,7 @@ pub struct Wish {
     pub max_downtime: Option<Millis>,
     pub by: String,
     pub why: Option<String>,
+    pub cause: Cause,
 }
 
 /// A move that is under way.
@@ -76,6 +78,11 @@ pub struct Moving {
     pub by: String,
     #[serde(default)]
     pub why: Option<String>,
+    #[serde(default)]
+    pub cause: Cause,
+    /// Undone, since the job had left no state from which it could go on.
+    #[serde(default)]
+    pub stateless: bool,
     pub at: Timestamp,
     #[serde(default)]
     pub deadline: Option<Timestamp>,
@@ -210,6 +217,11 @@ pub struct Moved {
     pub by: String,
     #[serde(default)]
     pub why: Option<String>,
+    #[serde(default)]
+    pub cause: Cause,
+    /// Undone, since the job had left no state from which it could go on.
+    #[serde(default)]
+    pub stateless: bool,
     pub at: Timestamp,
     pub ended: Timestamp,
     /// Why it was undone; none where it was done.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::draining::Leaning;
 use crate::expect::{Expect, OnFailure};
 use crate::ids::{Name, SiteId};
 use crate::residency::{Residency, Selector};
@@ -106,6 +107,12 @@ pub struct WorkloadSpec {
     /// The author's estimate, used until there is history.
     #[serde(default)]
     pub duration: Option<Millis>,
+    /// Where it belongs: it is brought back there when that site is opened again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<SiteId>,
+    /// Where it would rather be; none: it is all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaning: Option<Leaning>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

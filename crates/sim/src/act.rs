@@ -46,7 +46,7 @@ impl Sim {
                 && other.run.project() == placement.0.run.project()
                 && other.run.number() > placement.0.run.number()
         });
-        self.ledger.stop(&placement, &self.sites[id], newer)?;
+        self.ledger.stop(&placement, &self.sites[id], newer, &self.disk)?;
         let now = self.now;
         let delay = Millis(self.rng.range(0, 3_000));
         let site = self.sites.get_mut(id).expect("a site");
@@ -138,7 +138,10 @@ impl Sim {
     fn launch(&mut self, id: &SiteId, placement: Placement, order: Order) -> Result<(), String> {
         let now = self.now;
         let lasts = Millis(self.rng.range(500, 90_000));
-        let fails = self.rng.chance(150);
+        let (lasts, fails) = match self.calm {
+            true => (Millis::from_secs(4 * 3600), false),
+            false => (lasts, self.rng.chance(150)),
+        };
         let service = order.spec.service().is_some();
         let site = self.sites.get_mut(id).expect("a site");
         site.preparing.remove(&placement);

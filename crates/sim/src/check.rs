@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tombolo_core::draining::Cause;
 use tombolo_core::sync::{Outcome, Phase};
 use tombolo_core::workload::State;
 use tombolo_core::{Epoch, RunId, SiteId, VersionId, WorkloadId};
@@ -34,6 +35,8 @@ pub struct Ledger {
     pub arrived: BTreeSet<(VersionId, SiteId)>,
     /// Somebody asked to move these.
     pub moved: BTreeSet<WorkloadId>,
+    /// Somebody asked to leave these, from which follows that things come back as well.
+    pub drained: BTreeSet<SiteId>,
     /// How far jobs had got whose ends, with the state that they left, were settled.
     pub left: BTreeMap<WorkloadId, u64>,
 }
@@ -89,13 +92,31 @@ impl Ledger {
     }
 
     /// Invariant 2, when a site is about to stop a command.
-    pub fn stop(&self, placement: &Placement, site: &Site, superseded: bool) -> Result<(), String> {
+    pub fn stop(&self, placement: &Placement, site: &Site, superseded: bool, disk: &Disk) -> Result<(), String> {
         let Some(process) = site.processes.get(placement) else { return Ok(()) };
         let leased = process.order.spec.failover_after.is_some();
-        if leased || superseded || self.moved.contains(&placement.0) || self.touched.contains(&placement.0.run) {
+        if leased
+            || superseded
+            || self.moved.contains(&placement.0)
+            || self.goes(&placement.0, disk)
+            || self.touched.contains(&placement.0.run)
+        {
             return Ok(());
         }
         Err(format!("{}#{} was stopped though nobody asked for it", placement.0, placement.1))
+    }
+
+    /// Whether a workload moves, or has moved, since a site was drained.
+    fn goes(&self, workload: &WorkloadId, disk: &Disk) -> bool {
+        let Some(record) = disk.workloads.get(workload) else { return false };
+        let under_way = record.moving.iter().map(|moving| (moving.cause, &moving.from, &moving.to));
+        let over = record.moves.iter().map(|moved| (moved.cause, &moved.from, &moved.to));
+        under_way.chain(over).any(|(cause, from, to)| match cause {
+            Cause::Asked => false,
+            Cause::Drain => self.drained.contains(from),
+            Cause::Home => self.drained.contains(to),
+            Cause::Back => record.spec.leaning.is_some(),
+        })
     }
 
     /// Invariant 4, when bytes arrive at a site.
@@ -151,6 +172,15 @@ impl Ledger {
 
     /// What holds when faults have stopped and time has passed: nothing is stuck, sites and disk agree.
     pub fn at_rest(&self, disk: &Disk, sites: &BTreeMap<SiteId, Site>) -> Result<(), String> {
+        for site in disk.sites.values().filter(|site| site.is_left()) {
+            let id = &site.info.id;
+            for record in disk.workloads.values().filter(|record| record.sites().any(|at| at == id)) {
+                let stays = site.drain.as_ref().is_some_and(|drain| drain.stays.contains_key(&record.id));
+                if !stays {
+                    return Err(format!("{} is still at {id}, which is left, and nothing says why", record.id));
+                }
+            }
+        }
         for record in disk.workloads.values() {
             let stuck = match &record.state {
                 State::Placed { .. } | State::Preparing { .. } | State::Backoff { .. } => true,

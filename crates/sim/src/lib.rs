@@ -7,10 +7,12 @@
 mod act;
 mod check;
 mod control;
+mod drain;
 mod project;
 mod rng;
 mod run;
 mod setup;
 mod site;
 
+pub use drain::{Drained, WORKLOADS, drain};
 pub use run::{Failure, Options, Summary, simulate};

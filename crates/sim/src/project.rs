@@ -89,6 +89,8 @@ fn workload(rng: &mut Rng, kind: Kind, inputs: BTreeMap<Name, Name>, leases: boo
         priority: rng.range(0, 3) as i32,
         failover_after: lease.then(|| Millis(rng.range(20_000, 90_000))),
         duration: rng.chance(500).then(|| Millis(rng.range(1_000, 60_000))),
+        home: None,
+        leaning: None,
     }
 }
 

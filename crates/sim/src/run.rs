@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
+use tombolo_core::draining::{Cause, DrainWish};
 use tombolo_core::moving::Wish;
 use tombolo_core::sync::{Desired, Outcome, Replicas, Report, StateCopy};
 use tombolo_core::world::Submission;
@@ -62,6 +63,10 @@ pub struct Summary {
     pub moves: u64,
     pub moved: u64,
     pub undone: u64,
+    pub drains: u64,
+    /// Moves that were done since a site was to be left, and those since what belongs to a site was brought home.
+    pub drained: u64,
+    pub homed: u64,
     pub story: Vec<String>,
 }
 
@@ -106,6 +111,9 @@ pub enum Event {
     },
     /// Somebody asks to move something that runs, and may think better of it later.
     Move,
+    /// Somebody drains a site, or opens it again.
+    Drain(SiteId),
+    Undrain(SiteId),
     CallOff(WorkloadId),
     Copied {
         site: SiteId,
@@ -131,6 +139,8 @@ pub struct Sim {
     pub ledger: Ledger,
     pub submissions: Vec<Submission>,
     pub faults_until: Timestamp,
+    /// Commands go on for hours and don't fail by themselves.
+    pub calm: bool,
     pub summary: Summary,
     pub story: Vec<String>,
 }
@@ -199,9 +209,11 @@ impl Sim {
         }
         self.ledger.disk(&self.disk)?;
         for moved in self.disk.workloads.values().flat_map(|record| &record.moves) {
-            match moved.undone {
-                None => self.summary.moved += 1,
-                Some(_) => self.summary.undone += 1,
+            match (&moved.undone, moved.cause) {
+                (Some(_), _) => self.summary.undone += 1,
+                (None, Cause::Asked) => self.summary.moved += 1,
+                (None, Cause::Drain) => self.summary.drained += 1,
+                (None, Cause::Home | Cause::Back) => self.summary.homed += 1,
             }
         }
         self.ledger.at_rest(&self.disk, &self.sites)
@@ -220,7 +232,7 @@ impl Sim {
         }
     }
 
-    fn step(&mut self, event: Event) -> Result<(), String> {
+    pub fn step(&mut self, event: Event) -> Result<(), String> {
         match event {
             Event::Submit(index) => self.submit(index),
             Event::StopRun(index) => self.people(index, false),
@@ -264,6 +276,11 @@ impl Sim {
             Event::LeaseEnds { site, placement } => self.hold_to_lease(&site, placement)?,
             Event::Pry(site) => self.pry(&site)?,
             Event::Move => self.ask_to_move(),
+            Event::Drain(site) => {
+                let deadline = self.rng.chance(300).then(|| Millis(self.rng.range(10_000, 200_000)));
+                self.ask_to_drain(&site, deadline);
+            }
+            Event::Undrain(site) => self.undrain(&site),
             Event::CallOff(workload) => {
                 let now = self.now;
                 self.tell(format!("{workload}: its move is called off"));
@@ -279,7 +296,7 @@ impl Sim {
     }
 
     /// A change in the control plane, if it is there; it may die before the commit.
-    fn change<T>(&mut self, change: impl FnOnce(&mut tombolo_core::world::World) -> T) -> Option<T> {
+    pub fn change<T>(&mut self, change: impl FnOnce(&mut tombolo_core::world::World) -> T) -> Option<T> {
         let crash = self.faulty() && self.rng.chance(3);
         let now = self.now;
         let control = self.control.as_mut()?;
@@ -338,7 +355,15 @@ impl Sim {
         let (Some(id), Some(to)) = (self.rng.pick(&placed).cloned(), self.rng.pick(&sites).cloned()) else { return };
         let deadline = self.rng.chance(300).then(|| Millis(self.rng.range(1_000, 90_000)));
         let max_downtime = self.rng.chance(300).then(|| Millis(self.rng.range(100, 9_000)));
-        let wish = Wish { to: to.clone(), method: None, deadline, max_downtime, by: "ada".to_owned(), why: None };
+        let wish = Wish {
+            to: to.clone(),
+            method: None,
+            deadline,
+            max_downtime,
+            by: "ada".to_owned(),
+            why: None,
+            cause: Cause::Asked,
+        };
         let now = self.now;
         if let Some(Ok(())) = self.change(|world| world.begin_move(&id, wish, now)) {
             self.tell(format!("{id}: a move to {to} is asked for"));
@@ -348,6 +373,24 @@ impl Sim {
                 let later = Millis(self.rng.range(1_000, 60_000));
                 self.after(later, Event::CallOff(id));
             }
+        }
+    }
+
+    pub fn ask_to_drain(&mut self, site: &SiteId, deadline: Option<Millis>) {
+        let wish = DrainWish { deadline, restart_jobs: !self.calm && self.rng.chance(300), by: "ada".to_owned() };
+        let now = self.now;
+        // Even if the control plane dies with it, it may have been heard.
+        self.ledger.drained.insert(site.clone());
+        if let Some(Ok(())) = self.change(|world| world.drain(site, wish, now)) {
+            self.tell(format!("{site}: is drained"));
+            self.summary.drains += 1;
+        }
+    }
+
+    fn undrain(&mut self, site: &SiteId) {
+        let now = self.now;
+        if let Some(Ok(())) = self.change(|world| world.undrain(site, "ada", now)) {
+            self.tell(format!("{site}: is opened again"));
         }
     }
 

@@ -28,6 +28,7 @@ impl Sim {
             ledger: Ledger::default(),
             submissions: Vec::new(),
             faults_until: Timestamp(1_000_000) + FAULTS_FOR,
+            calm: false,
             summary: Summary::default(),
             story: Vec::new(),
             rng: rng.clone(),
@@ -39,8 +40,7 @@ impl Sim {
             let drift = rng.range(0, 21) as i64 - 10;
             sim.sites.insert(id.clone(), Site { alive: true, drift, ..Site::default() });
             let key = id.to_string();
-            let (joined, heard) = (sim.now, None);
-            let record = SiteRecord { info, key, joined, draining: false, revoked: false, heard };
+            let record = SiteRecord::new(info, key, sim.now);
             sim.disk.sites.insert(id, record);
         }
         let mut control = Control::start(&sim.disk, sim.now);
@@ -121,6 +121,16 @@ impl Sim {
         for _ in 0..self.rng.range(0, 10) {
             let at = Millis(self.rng.range(5_000, FAULTS_FOR.0));
             self.after(at, Event::Move);
+        }
+        for _ in 0..self.rng.range(0, 3) {
+            let at = Millis(self.rng.range(5_000, FAULTS_FOR.0));
+            let site = self.rng.pick(&ids).expect("there is a site").clone();
+            self.after(at, Event::Drain(site.clone()));
+            // Some are never opened again.
+            if self.rng.chance(700) {
+                let later = Millis(self.rng.range(5_000, 400_000));
+                self.after(at + later, Event::Undrain(site));
+            }
         }
         for _ in 0..self.rng.range(0, 12) {
             let at = Millis(self.rng.range(1_000, FAULTS_FOR.0));

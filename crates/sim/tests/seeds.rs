@@ -23,6 +23,9 @@ fn play(leases: bool) {
                 total.moves += summary.moves;
                 total.moved += summary.moved;
                 total.undone += summary.undone;
+                total.drains += summary.drains;
+                total.drained += summary.drained;
+                total.homed += summary.homed;
             }
             Err(failure) => panic!("{failure}\nplay it again with TOMBOLO_SIM_SEED={seed}"),
         }
@@ -30,6 +33,7 @@ fn play(leases: bool) {
     println!("{total:?}");
     assert!(total.launches > 0 && total.crashes > 0 && total.cuts > 0 && total.successes > 0, "{total:?}");
     assert!(total.moved > 0 && total.undone > 0, "{total:?}");
+    assert!(total.drains > 0 && total.drained > 0 && total.homed > 0, "{total:?}");
 }
 
 fn number(variable: &str) -> Option<u64> {

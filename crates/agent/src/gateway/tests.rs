@@ -160,6 +160,8 @@ fn entry(address: SocketAddr, stopping: bool) -> Entry {
         priority: 0,
         failover_after: None,
         duration: None,
+        home: None,
+        leaning: None,
     };
     let order = Order { spec, code: VersionId(Digest([0; 32])), inputs: BTreeMap::new(), state: None };
     let phase = Phase::Ready { since: Timestamp(0), address: address.to_string() };

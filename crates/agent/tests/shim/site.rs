@@ -177,6 +177,8 @@ pub fn job(command: &str) -> WorkloadSpec {
         priority: 0,
         failover_after: None,
         duration: None,
+        home: None,
+        leaning: None,
     }
 }
 

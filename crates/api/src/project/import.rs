@@ -69,6 +69,8 @@ impl Reader<'_, '_> {
                 priority: 0,
                 failover_after: None,
                 duration: None,
+                home: None,
+                leaning: None,
             },
         }
     }

@@ -9,6 +9,7 @@ mod check;
 mod expect;
 mod fault;
 mod import;
+mod leaning;
 mod loader;
 mod node;
 mod read;

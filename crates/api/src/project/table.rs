@@ -377,7 +377,46 @@ static COMMON: &[Key] = &[
         "Start it elsewhere when its site was not heard of for so long. Default: wait for the site.",
         r#""10m""#,
     ),
+    key(
+        "home",
+        Shape::Name,
+        "The site where it belongs: it is brought back there when that site is opened again after a drain.",
+        r#""onprem""#,
+    ),
+    key(
+        "placement",
+        Shape::Object(&PLACEMENT),
+        "Where it would rather be, and when it may be elsewhere. Default: it is all the same.",
+        r#"{"prefer": "onprem", "burst": "cloud", "burst_after": "5m", "back": "when-free"}"#,
+    ),
 ];
+
+pub(super) static PLACEMENT: Table = Table {
+    groups: &[&[
+        required("prefer", SELECTOR, "Where it is placed as long as it need not wait long there.", r#""onprem""#),
+        key(
+            "burst",
+            SELECTOR,
+            "Where it spills over to when it would wait longer. Default: wherever else it may be.",
+            r#"{"visibility": "public"}"#,
+        ),
+        key("burst_after", Shape::Duration, "The longest that it waits before it spills over. Default: 5m.", r#""5m""#),
+        key(
+            "back",
+            Shape::Choice(&["never", "when-free"]),
+            "Whether it goes back when there is room and that saves what the move costs: services, and jobs that have \
+             left state. Default: never.",
+            r#""when-free""#,
+        ),
+        key(
+            "back_at_most",
+            Shape::Duration,
+            "It stays at least so long where it is before it goes back, however often there is room. Default: 1h.",
+            r#""1h""#,
+        ),
+    ]],
+    one_of: &[],
+};
 
 pub(super) static PYTHON: Table = Table {
     groups: &[&[

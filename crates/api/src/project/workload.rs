@@ -58,6 +58,8 @@ impl Reader<'_, '_> {
                 priority: self.number_or(&fields, "priority", -table::PRIORITY_MAX, table::PRIORITY_MAX, 0),
                 failover_after: fields.get("failover_after").and_then(|node| self.lease(node)),
                 duration: fields.get("duration").and_then(|node| self.span(node)),
+                home: fields.get("home").and_then(|node| self.site_name(node)),
+                leaning: fields.get("placement").and_then(|node| self.leaning(node)),
             },
         };
         if let Some(command) = fields.get("run").and_then(|node| self.text(node, SHELL_COMMAND)) {

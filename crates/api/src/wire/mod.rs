@@ -2,6 +2,7 @@
 
 mod access;
 mod data;
+mod drains;
 mod endpoints;
 mod moves;
 mod runs;
@@ -9,6 +10,7 @@ mod sites;
 
 pub use access::*;
 pub use data::*;
+pub use drains::*;
 pub use endpoints::*;
 pub use moves::*;
 pub use runs::*;

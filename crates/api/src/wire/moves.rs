@@ -1,6 +1,7 @@
 //! Moves of workloads between sites.
 
 use serde::{Deserialize, Serialize};
+use tombolo_core::draining::Cause;
 use tombolo_core::moving::{Method, Moved, Moving, Quote, Wish, survives};
 use tombolo_core::{Millis, SiteId, WorkloadId};
 
@@ -131,6 +132,7 @@ impl MoveRequest {
             max_downtime: self.max_downtime_ms.map(Millis),
             by,
             why: self.why,
+            cause: Cause::Asked,
         })
     }
 }

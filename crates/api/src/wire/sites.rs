@@ -20,6 +20,9 @@ pub struct SiteView {
     /// `up`, `unreachable`, `never seen` or `revoked`.
     pub status: String,
     pub draining: bool,
+    /// How its leaving stands, where all that is there is to go elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<super::DrainBrief>,
     /// When it was last heard of.
     #[serde(default)]
     pub heard: Option<i64>,

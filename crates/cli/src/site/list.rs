@@ -47,7 +47,15 @@ fn list(sites: &[SiteView], now: Timestamp) -> String {
 }
 
 pub fn status(site: &SiteView) -> String {
-    if site.draining { format!("{}, draining", site.status) } else { site.status.clone() }
+    match &site.drain {
+        Some(drain) if drain.state == "drained" => format!("{}, drained", site.status),
+        Some(drain) if drain.state == "overdue" => {
+            format!("{}, draining, {} left at its deadline", site.status, drain.left)
+        }
+        Some(drain) => format!("{}, draining, {} left", site.status, drain.left),
+        None if site.draining => format!("{}, draining", site.status),
+        None => site.status.clone(),
+    }
 }
 
 fn gpus(site: &SiteView) -> String {
@@ -76,6 +84,7 @@ mod tests {
             prices: Default::default(),
             status: "up".into(),
             draining: true,
+            drain: None,
             heard: Some(0),
             workloads: 2,
             key: String::new(),

@@ -1,5 +1,6 @@
 //! `tombolo site`: the places where things run.
 
+mod drain;
 pub mod facts;
 mod link;
 mod list;
@@ -7,6 +8,7 @@ mod revoke;
 mod set;
 mod show;
 mod token;
+mod undrain;
 
 use clap::{Args, Subcommand};
 
@@ -18,7 +20,7 @@ Examples:
   tombolo site token --site onprem
   tombolo site ls
   tombolo site set cloud --price cpu_hour=0.05 --price egress_gib=0.09
-  tombolo site set onprem --draining true
+  tombolo site drain onprem --deadline 10m
   tombolo site link onprem cloud --bandwidth 100MB/s --latency 40ms";
 
 #[derive(Debug, Args)]
@@ -34,12 +36,16 @@ enum Verb {
     Ls(list::Ls),
     /// Show one site with its links
     Show(show::Show),
-    /// Change a site's labels, prices or capacity, or drain it
+    /// Change a site's labels, prices or capacity, or close it to new work
     Set(set::Set),
     /// Say how fast the connection from one site to another is
     Link(link::LinkArgs),
     /// Make a token with which one site may join
     Token(token::Token),
+    /// Have everything that is at a site go elsewhere
+    Drain(drain::DrainArgs),
+    /// Open a site again, and bring home what belongs there
+    Undrain(undrain::Undrain),
     /// Shut a site out at once
     Revoke(revoke::Revoke),
 }
@@ -52,6 +58,8 @@ pub async fn run(global: &Global, args: Site) -> Result<(), Failure> {
         Verb::Set(args) => set::run(&session, args).await,
         Verb::Link(args) => link::run(&session, args).await,
         Verb::Token(args) => token::run(&session, args).await,
+        Verb::Drain(args) => drain::run(&session, args).await,
+        Verb::Undrain(args) => undrain::run(&session, args).await,
         Verb::Revoke(args) => revoke::run(&session, args).await,
     }
 }

@@ -7,6 +7,7 @@ mod cat;
 mod clock;
 mod data;
 mod demo;
+mod drains;
 mod expect;
 mod flights;
 mod full;

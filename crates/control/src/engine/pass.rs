@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tombolo_api::wire::AuditEntry;
+use tombolo_core::draining::BY_MAINTENANCE;
 use tombolo_core::sync::{Intent, Made};
 use tombolo_core::world::{Changes, Pruned, Release, World};
 use tombolo_core::{Millis, Name, RunId, SiteId, Timestamp, VersionId};
@@ -103,6 +104,7 @@ impl Task {
 
     async fn pass(&mut self, batch: Vec<Command>) {
         let now = self.clock.now();
+        self.world.wall_ahead_ms = wall_ahead_ms(now);
         let (mut writes, mut answers, mut looks) = (Vec::new(), Vec::new(), Vec::new());
         let mut revived = false;
         for command in batch {
@@ -249,6 +251,8 @@ impl Task {
         let now = self.clock.now();
         writes.extend(changes.released.into_iter().map(|release| Write::Audit(Box::new(audit(release, now)))));
         writes.extend(changes.pruned.into_iter().map(|pruned| Write::Audit(Box::new(audit_pruned(pruned, now)))));
+        let maintained = changes.maintained.into_iter().map(|(site, closed)| audit_maintained(&site, closed, now));
+        writes.extend(maintained.map(|entry| Write::Audit(Box::new(entry))));
         writes.extend(changes.events.into_iter().map(|event| Write::Event(Box::new(event))));
         writes
     }
@@ -321,6 +325,24 @@ pub(super) fn needed(world: &World) -> Vec<VersionId> {
 
 fn hash(key: &str) -> String {
     blake3::hash(key.as_bytes()).to_hex().to_string()
+}
+
+/// What the clock on the wall is ahead of UTC at a moment.
+fn wall_ahead_ms(now: Timestamp) -> i64 {
+    let at = jiff::Timestamp::from_millisecond(now.0).unwrap_or_default();
+    i64::from(jiff::tz::TimeZone::system().to_offset(at).seconds()) * 1_000
+}
+
+fn audit_maintained(site: &SiteId, closed: bool, now: Timestamp) -> AuditEntry {
+    AuditEntry {
+        number: 0,
+        at: now.0,
+        who: BY_MAINTENANCE.to_owned(),
+        what: if closed { "drain" } else { "undrain" }.to_owned(),
+        on: site.to_string(),
+        outcome: "done".to_owned(),
+        detail: Some("by the site's label `maintenance`".to_owned()),
+    }
 }
 
 fn audit_pruned(pruned: Pruned, now: Timestamp) -> AuditEntry {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tombolo_core::draining::{self, MAINTENANCE};
 use tombolo_core::expect::{Expect, SET_VALUES_MAX, Value};
 use tombolo_core::facts::{COLUMN_NAME_BYTES_MAX, COLUMNS_MAX};
 use tombolo_core::site::{Labels, Prices};
@@ -198,10 +199,11 @@ pub fn prices(prices: &Prices) -> Result<(), Fault> {
 
 pub fn labels(labels: &Labels) -> Result<(), Fault> {
     let fits = |text: &String| text.len() <= LABEL_BYTES_MAX;
-    match labels.len() <= LABELS_MAX && labels.iter().all(|(key, value)| fits(key) && fits(value)) {
-        true => Ok(()),
-        false => Err(bad(format!("a site has at most {LABELS_MAX} labels of {LABEL_BYTES_MAX} bytes"))),
+    if labels.len() > LABELS_MAX || !labels.iter().all(|(key, value)| fits(key) && fits(value)) {
+        return Err(bad(format!("a site has at most {LABELS_MAX} labels of {LABEL_BYTES_MAX} bytes")));
     }
+    let maintenance = labels.get(MAINTENANCE).map(|text| draining::maintenance(text));
+    maintenance.transpose().map(drop).map_err(|why| bad(format!("the label {MAINTENANCE}: {why}")))
 }
 
 /// A name for people, as of a token.

@@ -138,6 +138,10 @@ impl From<Refusal> for Fault {
             Refusal::CantMove { rule: "residency", .. } => Fault::forbidden("residency", title)
                 .hint("`tombolo data why <dataset> <site>` tells where the rule comes from"),
             Refusal::CantMove { rule, .. } => Fault::conflict(rule, title),
+            Refusal::Revoked(_) => Fault::conflict("revoked", title).hint("a revoked site is out for good"),
+            Refusal::NotDraining(_) => {
+                Fault::conflict("not-draining", title).hint("`tombolo site ls` tells how sites are")
+            }
             Refusal::TooManyTags(_) => Fault::conflict("too-many-tags", title)
                 .hint("take some away with `tombolo data tag --delete <dataset> <tag>`"),
         }

@@ -80,14 +80,7 @@ pub(super) async fn join(
             let name = info.id.clone();
             let fresh = admit(world, now, known, &site_key, &info)?;
             if fresh {
-                world.join(SiteRecord {
-                    info,
-                    key: site_key,
-                    joined: now,
-                    draining: false,
-                    revoked: false,
-                    heard: None,
-                })?;
+                world.join(SiteRecord::new(info, site_key, now))?;
             }
             let who = Caller { token: None, what: "POST /v1/join".to_owned() };
             let detail = if fresh { "joined" } else { "joined again with the same key" };

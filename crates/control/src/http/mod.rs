@@ -5,6 +5,7 @@ mod audit;
 mod check;
 mod datasets;
 mod document;
+mod drains;
 mod endpoints;
 mod events;
 mod extract;
@@ -131,6 +132,9 @@ fn all() -> OpenApiRouter<Shared> {
         .routes(routes!(sites::list))
         .routes(routes!(sites::show, sites::patch))
         .routes(routes!(sites::revoke))
+        .routes(routes!(drains::show, drains::begin))
+        .routes(routes!(drains::plan))
+        .routes(routes!(drains::undrain))
         .routes(routes!(sites::gc))
         .routes(routes!(sites::verify))
         .routes(routes!(links::list))

@@ -82,6 +82,10 @@ pub(super) async fn patch(
             info.labels = labels.unwrap_or_else(|| std::mem::take(&mut info.labels));
             info.prices = prices.unwrap_or_else(|| std::mem::take(&mut info.prices));
             info.capacity = capacity.unwrap_or_else(|| std::mem::take(&mut info.capacity));
+            if draining == Some(false) {
+                // Whoever opens it like this brings nothing home, and is minded until its maintenance is over.
+                record.unmaintained |= record.drain.take().is_some_and(|drain| drain.maintenance);
+            }
             record.draining = draining.unwrap_or(record.draining);
         })?;
         Ok::<_, Fault>(((), vec![caller.done(now, &site, Some(said))]))

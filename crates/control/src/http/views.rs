@@ -8,14 +8,20 @@ use tombolo_core::workload::State;
 use tombolo_core::world::{
     Attempt, RunRecord, SiteRecord, VersionRecord, WorkloadRecord, World, critical_path, in_order,
 };
-use tombolo_core::{Epoch, Name, SiteId, Tag, Timestamp, VersionId};
+use tombolo_core::{Epoch, Name, SiteId, Tag, Timestamp, VersionId, WorkloadId};
 
-/// Sites that were not heard of for too long: since when.
-pub type Silent = BTreeMap<SiteId, Option<Timestamp>>;
+/// What is to be told of workloads because of the sites where they are.
+pub struct Around {
+    /// Sites that were not heard of for too long: since when.
+    silent: BTreeMap<SiteId, Option<Timestamp>>,
+    /// Why what is at a site that is left stays there.
+    stays: BTreeMap<WorkloadId, String>,
+}
 
-pub fn silent(world: &World, now: Timestamp) -> Silent {
+pub fn around(world: &World, now: Timestamp) -> Around {
     let silent = world.sites.values().filter(|site| !site.reachable(now));
-    silent.map(|site| (site.info.id.clone(), site.heard)).collect()
+    let silent = silent.map(|site| (site.info.id.clone(), site.heard)).collect();
+    Around { silent, stays: super::drains::stays(world) }
 }
 
 /// A run without its workloads, as in listings.
@@ -32,7 +38,7 @@ pub fn run(record: &RunRecord) -> RunView {
     }
 }
 
-pub fn workload(record: &WorkloadRecord, silent: &Silent, now: Timestamp) -> WorkloadView {
+pub fn workload(record: &WorkloadRecord, around: &Around, now: Timestamp) -> WorkloadView {
     let address = match &record.state {
         State::Ready { address, .. } => Some(address.clone()),
         _ => None,
@@ -50,7 +56,7 @@ pub fn workload(record: &WorkloadRecord, silent: &Silent, now: Timestamp) -> Wor
         site: record.state.site().or(record.attempts.last().map(|attempt| &attempt.site)).map(SiteId::to_string),
         epoch: record.epoch.0,
         since: since(&record.state).map(|at| at.0),
-        why: why(record, silent, now),
+        why: why(record, around, now),
         address,
         inputs: record.spec.inputs.iter().map(|(alias, source)| (alias.to_string(), source.to_string())).collect(),
         outputs: record.outputs.iter().map(|(name, made)| (name.to_string(), output(made))).collect(),
@@ -72,8 +78,8 @@ fn since(state: &State) -> Option<Timestamp> {
 }
 
 /// Why it is in its state, and what it waits for, where that isn't plain.
-fn why(record: &WorkloadRecord, silent: &Silent, now: Timestamp) -> Option<String> {
-    let unheard = record.state.site().and_then(|site| Some((site, silent.get(site)?)));
+fn why(record: &WorkloadRecord, around: &Around, now: Timestamp) -> Option<String> {
+    let unheard = record.state.site().and_then(|site| Some((site, around.silent.get(site)?)));
     match &record.state {
         State::Failed { outcome, .. } => Some(outcome.to_string()),
         State::Backoff { until, outcome } => Some(format!("{outcome}; it is tried again in {}", until.since(now))),
@@ -90,12 +96,21 @@ fn why(record: &WorkloadRecord, silent: &Silent, now: Timestamp) -> Option<Strin
                     Some(stop.map_or(text.clone(), |stop| format!("{stop}; {text}")))
                 }
                 (Some(stop), None) => Some(stop.to_owned()),
-                (None, None) => record.why.clone(),
+                (None, None) => {
+                    moves(record).or_else(|| around.stays.get(&record.id).cloned()).or_else(|| record.why.clone())
+                }
             }
         }
         State::Queued { .. } => Some(record.why.clone().unwrap_or_else(|| "waits to be placed".to_owned())),
         State::Succeeded { .. } | State::Stopped { .. } => record.why.clone(),
     }
+}
+
+/// Where it is on its way to.
+fn moves(record: &WorkloadRecord) -> Option<String> {
+    let moving = record.moving.as_ref()?;
+    let why = moving.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+    Some(format!("moves from {} to {}{why}: {}", moving.from, moving.to, moving.stage.word()))
 }
 
 /// `was last heard of 3 min 2 s ago`.
@@ -158,6 +173,7 @@ pub fn site(world: &World, record: &SiteRecord, now: Timestamp) -> SiteView {
         prices: record.info.prices.clone(),
         status: status.to_owned(),
         draining: record.draining,
+        drain: super::drains::brief(world, record),
         heard: record.heard.map(|at| at.0),
         workloads: workloads as u64,
         key: record.key.clone(),

@@ -35,8 +35,8 @@ pub(super) async fn stop(
     });
     stopped.await??;
     let record = found(&shared, &id).await?;
-    let (silent, now) = shared.engine.look(|world, now| (views::silent(world, now), now)).await?;
-    Ok(Json(views::workload(&record, &silent, now)))
+    let (around, now) = shared.engine.look(|world, now| (views::around(world, now), now)).await?;
+    Ok(Json(views::workload(&record, &around, now)))
 }
 
 pub(super) async fn found(shared: &Shared, id: &WorkloadId) -> Result<WorkloadRecord, Fault> {

@@ -110,6 +110,8 @@ pub struct Task {
     /// Stays until it is stopped: it holds its resources for ever, and what counts is when it starts.
     pub service: bool,
     pub progress: Progress,
+    /// Sites where it may not go now, for reasons that only whoever asks knows.
+    pub barred: BTreeMap<SiteId, Reason>,
 }
 
 /// How far a task has come. All but the first are facts that a plan keeps.

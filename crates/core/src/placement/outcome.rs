@@ -162,6 +162,14 @@ pub enum Reason {
     Broken {
         input: Name,
     },
+    /// The task would rather be elsewhere, and comes here when it has waited so long, or is expected to.
+    Spare {
+        after: Millis,
+    },
+    /// Its moves there were undone.
+    FailedThere {
+        why: String,
+    },
 }
 
 impl Reason {
@@ -176,6 +184,8 @@ impl Reason {
             Reason::NoContainers => "image",
             Reason::NoReplicaReachable { .. } => "no-replica",
             Reason::Decided { .. } => "decided",
+            Reason::Spare { .. } => "placement",
+            Reason::FailedThere { .. } => "failed-there",
             Reason::Upstream { .. } | Reason::Broken { .. } => "inputs",
         }
     }
@@ -190,6 +200,8 @@ impl Reason {
             | Reason::Full
             | Reason::Decided { .. }
             | Reason::Upstream { .. }
+            | Reason::Spare { .. }
+            | Reason::FailedThere { .. }
             | Reason::Broken { .. } => false,
         }
     }
@@ -270,6 +282,8 @@ impl fmt::Display for Reason {
             Reason::Decided { site } => write!(f, "already placed at {site}"),
             Reason::Upstream { task } => write!(f, "waits for {task}, which no site can have"),
             Reason::Broken { input } => write!(f, "reads {input}, which no task makes before it"),
+            Reason::Spare { after } => write!(f, "is for when it has to wait more than {after} elsewhere"),
+            Reason::FailedThere { why } => write!(f, "moves there were undone: {why}"),
         }
     }
 }

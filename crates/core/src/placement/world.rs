@@ -189,6 +189,9 @@ impl<'p> World<'p> {
         if let Some(shortage) = site.info().capacity.shortage(&node.task.resources) {
             return Some(Reason::NeverFits(shortage));
         }
+        if let Some(reason) = node.task.barred.get(id) {
+            return Some(reason.clone());
+        }
         if !site.state.reachable {
             return Some(Reason::Unreachable);
         }

@@ -22,6 +22,7 @@ impl World {
         self.end_backoffs(now);
         self.fail_over(now);
         self.end_late_moves(now);
+        self.decide_moves(now);
         self.release_waiting(now);
         self.ask_cache();
         self.place(now);
@@ -47,7 +48,8 @@ impl World {
             _ => None,
         });
         let lease = self.timed().filter_map(|record| self.lease_over(record));
-        backoff.chain(lease).chain(self.timed().filter_map(World::move_deadline)).min()
+        let moves = self.timed().filter_map(World::move_deadline);
+        backoff.chain(lease).chain(moves).chain(self.next_of_drains()).chain(self.next_maintenance()).min()
     }
 
     fn end_backoffs(&mut self, now: Timestamp) {

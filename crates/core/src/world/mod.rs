@@ -9,6 +9,7 @@
 mod cache;
 mod datasets;
 mod decide;
+mod draining;
 mod index;
 mod moving;
 mod problem;
@@ -25,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::draining::{Drain, Homecoming};
 use crate::facts::Facts;
 use crate::ids::{Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
 use crate::moving::{Leaving, Moved, Moving};
@@ -80,9 +82,12 @@ pub struct World {
     pub endpoint_tokens: BTreeMap<String, EndpointToken>,
     /// When this world began to listen: before it, silence proves nothing.
     pub awake: Timestamp,
+    /// What the clock on the wall is ahead of UTC, in milliseconds, where this world decides: maintenance goes by it.
+    pub wall_ahead_ms: i64,
     sketches: sketches::Sketches,
     changes: Changes,
     planned: Planned,
+    looked: draining::Looked,
     index: index::Index,
     routing: routes::Routing,
 }
@@ -108,9 +113,32 @@ pub struct SiteRecord {
     pub revoked: bool,
     #[serde(default)]
     pub heard: Option<Timestamp>,
+    /// Set while all that is there shall go elsewhere, and until the site is opened again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+    /// Set from when it is opened again until what belongs there is back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub homecoming: Option<Homecoming>,
+    /// A person opened it in the middle of its maintenance: until that is over its label is not minded.
+    #[serde(default)]
+    pub unmaintained: bool,
 }
 
 impl SiteRecord {
+    pub fn new(info: SiteInfo, key: String, joined: Timestamp) -> SiteRecord {
+        SiteRecord {
+            info,
+            key,
+            joined,
+            draining: false,
+            revoked: false,
+            heard: None,
+            drain: None,
+            homecoming: None,
+            unmaintained: false,
+        }
+    }
+
     pub fn reachable(&self, now: Timestamp) -> bool {
         // A time to come is of a clock that was set back since, and proves nothing.
         !self.revoked && self.heard.is_some_and(|heard| heard <= now && now.since(heard) <= SILENCE_MAX)
@@ -199,6 +227,9 @@ pub struct WorkloadRecord {
     /// Placements that have to end, beside the one that counts.
     #[serde(default)]
     pub leaving: Vec<Leaving>,
+    /// The site from which drains took it, unless somebody has moved it since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away_from: Option<SiteId>,
     /// What copies of its state directory have told of it.
     #[serde(default)]
     pub copied: Option<Measured>,
@@ -337,6 +368,8 @@ pub struct Changes {
     pub released: Vec<Release>,
     /// Names that rules of retention took away.
     pub pruned: Vec<Pruned>,
+    /// Sites that their labels closed (true) or opened.
+    pub maintained: Vec<(SiteId, bool)>,
     pub events: Vec<Event>,
     /// Sites whose desired state may have changed.
     pub wake: BTreeSet<SiteId>,
@@ -372,6 +405,7 @@ impl Changes {
         self.lookups.extend(later.lookups);
         self.released.extend(later.released);
         self.pruned.extend(later.pruned);
+        self.maintained.extend(later.maintained);
         self.events.extend(later.events);
         self.wake.extend(later.wake);
     }
@@ -391,6 +425,7 @@ impl Changes {
             && self.lookups.is_empty()
             && self.released.is_empty()
             && self.pruned.is_empty()
+            && self.maintained.is_empty()
             && self.events.is_empty()
             && self.wake.is_empty()
     }
@@ -498,6 +533,7 @@ impl World {
         self.note(id);
         self.changes.workloads.insert(id.clone());
         self.planned.stale = true;
+        self.looked.stale = true;
     }
 
     fn tell(&mut self, now: Timestamp, id: &WorkloadId, text: Option<String>) {

@@ -37,7 +37,8 @@ struct Load {
 
 #[derive(Debug)]
 struct Held {
-    run: RunId,
+    /// None of what arrives or leaves with a move, beside the placement that counts.
+    run: Option<RunId>,
     busy: Busy,
 }
 
@@ -59,7 +60,15 @@ impl Loads {
         let load = self.0.entry(site.clone()).or_default();
         load.free.take(&busy.resources);
         load.room.take(&busy.resources);
-        load.held.push(Held { run, busy });
+        load.held.push(Held { run: Some(run), busy });
+    }
+
+    /// Room of a placement that is not its workload's, or not any more.
+    fn hold(&mut self, site: &SiteId, busy: Busy) {
+        let load = self.0.entry(site.clone()).or_default();
+        load.free.take(&busy.resources);
+        load.room.take(&busy.resources);
+        load.held.push(Held { run: None, busy });
     }
 
     /// Room for a workload that waits: those behind it in the queue don't take it.
@@ -96,7 +105,7 @@ impl Load {
 
 /// What was found out for one task of a problem and holds for the others.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     /// Sizes that were guessed once are guessed for all: long graphs would be walked again for each stage.
     sizes: BTreeMap<Name, u64>,
     missing: BTreeMap<VersionId, BTreeMap<SiteId, u64>>,
@@ -110,8 +119,12 @@ impl World {
             loads.0.insert(site.info.id.clone(), Load { room, free, ..Load::default() });
         }
         for site in self.sites.keys() {
-            for record in self.placed_at(site) {
-                loads.take(site, record.id.run.clone(), self.busy(record, site, now));
+            for record in self.present_at(site) {
+                let busy = self.busy(record, site, now);
+                match record.state.site() == Some(site) {
+                    true => loads.take(site, record.id.run.clone(), busy),
+                    false => loads.hold(site, busy),
+                }
             }
         }
         loads
@@ -184,7 +197,7 @@ impl World {
         let mut free = loads.free(id);
         let (mut busy, mut queued) = (Vec::new(), Vec::new());
         if let Some(load) = loads.0.get(id) {
-            let own = |held: &&Held| held.run == run.id;
+            let own = |held: &&Held| held.run.as_ref() == Some(&run.id);
             load.held.iter().filter(own).for_each(|held| free.add(&held.busy.resources));
             let promised = load.waits.iter().filter(|waits| waits.promised && waits.run == run.id);
             promised.for_each(|waits| free.add(&waits.queued.resources));
@@ -206,7 +219,7 @@ impl World {
         }
     }
 
-    fn task(
+    pub(super) fn task(
         &self,
         run: &RunRecord,
         record: &WorkloadRecord,
@@ -255,6 +268,7 @@ impl World {
             inputs,
             service: spec.service().is_some(),
             progress,
+            barred: self.barred(record, now),
         }
     }
 
@@ -304,7 +318,13 @@ impl World {
         }
     }
 
-    fn remaining(&self, record: &WorkloadRecord, site: &SiteId, now: Timestamp) -> Millis {
+    /// Whether more is known of how long a job runs than nothing.
+    pub(super) fn runs_known(&self, record: &WorkloadRecord) -> bool {
+        let key = (record.id.run.project().clone(), record.id.name.clone());
+        record.spec.duration.is_some() || self.history.get(&key).is_some_and(|past| !past.ran.is_empty())
+    }
+
+    pub(super) fn remaining(&self, record: &WorkloadRecord, site: &SiteId, now: Timestamp) -> Millis {
         let key = (record.id.run.project().clone(), record.id.name.clone());
         let whole = self.history.get(&key).and_then(|past| past.ran.get(site)).copied();
         let whole = whole.unwrap_or_else(|| estimate(&record.spec).millis);

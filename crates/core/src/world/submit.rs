@@ -77,6 +77,10 @@ pub enum Refusal {
     CantMove { id: WorkloadId, to: SiteId, rule: &'static str, why: String },
     #[error("{0} is not being moved")]
     NotMoving(WorkloadId),
+    #[error("site {0} is revoked")]
+    Revoked(SiteId),
+    #[error("site {0} is open: it is not being drained")]
+    NotDraining(SiteId),
 }
 
 impl World {
@@ -267,14 +271,14 @@ impl World {
         }
         self.sites.insert(id.clone(), site);
         self.changes.sites.insert(id);
-        self.planned.stale = true;
+        (self.planned.stale, self.looked.stale) = (true, true);
         Ok(())
     }
 
     pub fn edit_site(&mut self, id: &SiteId, edit: impl FnOnce(&mut SiteRecord)) -> Result<(), Refusal> {
         edit(self.sites.get_mut(id).ok_or_else(|| Refusal::NoSite(id.clone()))?);
         self.changes.sites.insert(id.clone());
-        self.planned.stale = true;
+        (self.planned.stale, self.looked.stale) = (true, true);
         Ok(())
     }
 
@@ -391,6 +395,7 @@ fn new_workload(id: WorkloadId, spec: WorkloadSpec) -> WorkloadRecord {
         moving: None,
         moves: Vec::new(),
         leaving: Vec::new(),
+        away_from: None,
         copied: None,
     }
 }

@@ -93,6 +93,7 @@ fn task(dice: &mut Dice, t: usize, reads: u64, versions: &[Input]) -> Task {
         inputs,
         service: false,
         progress: Progress::Undecided,
+        barred: Default::default(),
     }
 }
 

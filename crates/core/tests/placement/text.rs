@@ -225,5 +225,6 @@ fn task(task: &str, words: &Words, versions: &BTreeMap<&str, Input>, tasks: &[Ta
         inputs,
         service: words.has("service"),
         progress,
+        barred: Default::default(),
     }
 }

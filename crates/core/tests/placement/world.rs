@@ -166,6 +166,7 @@ fn task(tape: &mut Tape, t: usize, ids: &[SiteId], versions: &[Input]) -> Task {
         inputs,
         service: tape.rarely(8),
         progress,
+        barred: Default::default(),
     }
 }
 

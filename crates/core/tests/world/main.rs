@@ -4,6 +4,7 @@
 mod chunks;
 mod data;
 mod datasets;
+mod drains;
 mod expect;
 mod life;
 mod limits;
@@ -14,5 +15,6 @@ mod routes;
 mod services;
 mod sites;
 mod sketches;
+mod spills;
 mod together;
 mod why;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_core::digest::Digest;
+use tombolo_core::draining::{Back, Cause, DrainWish, Leaning};
 use tombolo_core::moving::{Method, Taken, Wish};
 use tombolo_core::residency::{Residency, Selector};
 use tombolo_core::routes::Access;
@@ -118,6 +119,8 @@ fn workload(line: &str) -> (Name, WorkloadSpec) {
         priority: words.get("prio").map_or(0, |prio| prio.parse().unwrap()),
         failover_after: words.get("failover").map(|secs| Millis::from_secs(secs.parse().unwrap())),
         duration: words.get("takes").map(|secs| Millis::from_secs(secs.parse().unwrap())),
+        home: words.get("home").map(site),
+        leaning: leaning(&words),
     };
     (name(words.0), spec)
 }
@@ -141,6 +144,20 @@ pub fn project(project: &str, lines: &[&str]) -> ProjectSpec {
         )
     });
     ProjectSpec { name: name(project), data: data.collect(), objective: Objective::Cost, workloads }
+}
+
+/// `prefer=a burst=b,c after=60 back=600`
+fn leaning(words: &Words) -> Option<Leaning> {
+    let selector =
+        |text: &str| Selector(text.split(',').map(|at| tombolo_core::residency::Term::Site(site(at))).collect());
+    let secs = |key: &str| words.get(key).map(|secs| Millis::from_secs(secs.parse().unwrap()));
+    Some(Leaning {
+        prefer: selector(words.get("prefer")?),
+        burst: words.get("burst").map(selector),
+        burst_after: secs("after").unwrap_or(Leaning::BURST_AFTER_DEFAULT),
+        back: if words.get("back").is_some() { Back::WhenFree } else { Back::Never },
+        back_at_most: secs("back").unwrap_or(Leaning::BACK_AT_MOST_DEFAULT),
+    })
 }
 
 impl Play {
@@ -168,9 +185,7 @@ impl Play {
                 prices: Prices { cpu_hour: words.number("price", 0) as f64, ..Prices::default() },
                 containers: false,
             };
-            let record =
-                SiteRecord { info, key: words.0.into(), joined: now, draining: false, revoked: false, heard: None };
-            play.world.join(record).unwrap();
+            play.world.join(SiteRecord::new(info, words.0.into(), now)).unwrap();
         }
         play.know("code", None, sites.iter().map(|line| Words::of(line).0).collect::<Vec<_>>().as_slice());
         play.settle();
@@ -252,6 +267,13 @@ impl Play {
             }
             ["silence", at] => drop(self.silent.insert(site(at))),
             ["hear", at] => drop(self.silent.remove(&site(at))),
+            ["leave", at, how @ ..] => {
+                let deadline = how.iter().find_map(|word| word.strip_prefix("deadline="));
+                let deadline = deadline.map(|secs| Millis::from_secs(secs.parse().unwrap()));
+                let restart_jobs = how.contains(&"restart");
+                self.world.drain(&site(at), DrainWish { deadline, restart_jobs, by: "ann".into() }, self.now).unwrap();
+            }
+            ["open", at] => self.world.undrain(&site(at), "ann", self.now).unwrap(),
             ["drain", at] => self.world.edit_site(&site(at), |record| record.draining = true).unwrap(),
             ["undrain", at] => self.world.edit_site(&site(at), |record| record.draining = false).unwrap(),
             ["revoke", at] => self.world.revoke(&site(at), self.now).unwrap(),
@@ -290,7 +312,8 @@ impl Play {
             _ => None,
         });
         let (deadline, max_downtime) = (secs("deadline"), secs("downtime"));
-        let wish = Wish { to: site(to), method, deadline, max_downtime, by: "ann".into(), why: None };
+        let wish =
+            Wish { to: site(to), method, deadline, max_downtime, by: "ann".into(), why: None, cause: Cause::Asked };
         self.world.begin_move(&id(what), wish, self.now)
     }
 
@@ -314,6 +337,12 @@ impl Play {
         };
         let copied = vec![Copied { of: StateCopy { workload, epoch, turn }, result }];
         self.world.report(&site(place), &Report { copied, ..Report::default() }, self.now);
+    }
+
+    /// A placement that had to leave is over.
+    pub fn see_end(&mut self, what: &str) {
+        let finish = Finish::without_running(Outcome::Stopped, self.now);
+        self.see(what, Phase::Finished(Box::new(finish)));
     }
 
     /// `p-1/train` is its newest placement, wherever that was; `p-1/train#1@a` another.

@@ -10,6 +10,7 @@ mod data_read;
 mod data_s3;
 mod data_wan;
 mod dispatch;
+mod drain;
 mod gateway;
 mod http;
 mod idle;
@@ -47,6 +48,7 @@ const BENCHES: &[(&str, Run)] = &[
     ("data-s3", data_s3::run),
     ("data-wan", data_wan::run),
     ("dispatch", dispatch::run),
+    ("drain", drain::run),
     ("gateway", gateway::run),
     ("idle", idle::run),
     ("memory", memory::run),
@@ -61,13 +63,13 @@ const RUNS_DEFAULT: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, gateway, idle, memory, overhead, plan, reconcile, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
+    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, drain, gateway, idle, memory, overhead, plan, reconcile, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
     name: String,
     /// Small inputs and the dev profile, to try the benchmark itself; its rows are shown and never recorded
     #[arg(long)]
     quick: bool,
     /// The input's size, where the default is too much for this machine: bytes, or what else the benchmark counts
-    /// (dispatch: jobs; gateway: seconds; idle: runs; overhead: seconds; plan: stages; reconcile: chunks; submit: times); the rows' notes say so
+    /// (dispatch: jobs; drain: histories; gateway: seconds; idle: runs; overhead: seconds; plan: stages; reconcile: chunks; submit: times); the rows' notes say so
     #[arg(long)]
     size: Option<u64>,
     /// How often each side runs (overhead: at least ten times)

@@ -10,7 +10,7 @@ use crate::moving::{Leaving, Marks, Method, Moved, Moving, Round, Stage, Wish};
 use crate::spec::FAILOVER_AFTER_MIN;
 use crate::sync::{Assignment, Desired, Intent, Order, StateCopy};
 use crate::time::{Millis, Timestamp};
-use crate::workload::Step;
+use crate::workload::{State, Step};
 
 /// Moves of a workload that are remembered; the oldest go first.
 pub const MOVES_MAX: usize = 50;
@@ -73,6 +73,8 @@ impl World {
             chosen: wish.method.is_none(),
             by: wish.by,
             why: wish.why,
+            cause: wish.cause,
+            stateless: false,
             at: now,
             deadline: wish.deadline.map(|deadline| now + deadline),
             max_downtime: wish.max_downtime,
@@ -153,11 +155,14 @@ impl World {
             method: moving.method,
             by: moving.by,
             why: moving.why,
+            cause: moving.cause,
+            stateless: moving.stateless,
             at: moving.at,
             quote: moving.quote,
         });
         let excess = record.moves.len().saturating_sub(MOVES_MAX);
         record.moves.drain(..excess);
+        record.note_whereabouts();
         self.moves_on(id, now, Some(text), [moving.from, moving.to]);
     }
 
@@ -248,6 +253,8 @@ impl World {
     fn go(&mut self, id: &WorkloadId, now: Timestamp) {
         let record = self.workloads.get_mut(id).expect("looked up by the caller");
         let job = record.spec.job().is_some();
+        // What has not begun yet loses nothing.
+        let begun = matches!(record.state, State::Running { .. });
         let moving = record.moving.as_mut().expect("looked up by the caller");
         let (from, to) = (moving.from.clone(), moving.to.clone());
         if moving.method == Method::Switch {
@@ -255,9 +262,10 @@ impl World {
             return self.moves_on(id, now, Some(format!("starts at {to} beside")), [to]);
         }
         let empty = record.state_dir.is_none() && moving.ahead().is_none();
-        if job && empty && moving.method == Method::Checkpoint && moving.chosen {
+        if begun && job && empty && moving.method == Method::Checkpoint && moving.chosen {
             let why =
                 "it has left nothing in $TOMBOLO_STATE so far, and would begin anew; `--method restart` takes that";
+            moving.stateless = true;
             return self.undo(id, why.to_owned(), now);
         }
         moving.stage = Stage::Stopping;

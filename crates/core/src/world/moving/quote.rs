@@ -80,7 +80,7 @@ impl World {
         Ok(terms)
     }
 
-    fn quote(
+    pub(in crate::world) fn quote(
         &self,
         record: &WorkloadRecord,
         from: &SiteId,
