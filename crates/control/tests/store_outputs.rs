@@ -98,7 +98,7 @@ async fn a_database_from_before_names_what_was_made() {
     // As the first schema left it, with a name for what is not known any more.
     let mut before = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(&path)).await.unwrap();
     let undo = "DROP TABLE outputs; DROP TABLE sketches; DROP TABLE forgotten; DROP TABLE dataset_versions; \
-                DROP TABLE tags; DROP TABLE removed; DROP TABLE datasets; \
+                DROP TABLE tags; DROP TABLE removed; DROP TABLE datasets; DROP TABLE endpoint_tokens; \
                 CREATE TABLE datasets (name TEXT NOT NULL, version TEXT NOT NULL, at INTEGER NOT NULL, \
                 PRIMARY KEY (name, version)) STRICT; \
                 INSERT INTO datasets VALUES ('raw', replace(hex(zeroblob(32)), '0', '2'), 10), \

@@ -232,18 +232,15 @@ pub fn worth(bargain: &Bargain) -> Result<String, Stay> {
 pub fn maintenance(text: &str) -> Result<Vec<Hours>, String> {
     let mut spans: Vec<Hours> = Vec::new();
     // Commas part days as well as spans: what has no digit is a day that goes with what follows.
-    let mut begun = String::new();
+    let mut begun: Vec<&str> = Vec::new();
     for piece in text.split(',') {
-        if !begun.is_empty() {
-            begun.push(',');
-        }
-        begun += piece;
+        begun.push(piece);
         if piece.contains(|c: char| c.is_ascii_digit()) {
-            spans.push(begun.parse()?);
+            spans.push(begun.join(",").parse()?);
             begun.clear();
         }
     }
-    if !begun.is_empty() || spans.is_empty() {
+    if !begun.is_empty() {
         return Err(format!("{text:?} names no time; write it as sat 02:00-06:00, several with commas"));
     }
     if spans.len() > SPANS_MAX {
