@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use iroh::Endpoint;
 use iroh::endpoint::Connection;
 use tokio::sync::watch;
 use tombolo_api::frames;
-use tombolo_api::stream::{ALPN_DATA, Opening, Progress, Sources};
+use tombolo_api::stream::{ALPN_DATA, Opening, PeerAddress, Progress, Sources};
 use tombolo_core::speed::Speed;
 use tombolo_core::sync::{Outcome, TransferSeen};
 use tombolo_core::{Millis, VersionId, WorkloadId};
 use tombolo_data::transfer::{self, Budget, FetchError, FetchOptions};
 use tombolo_data::{DataError, Store};
-use tombolo_net::Streams;
+use tombolo_net::{NetError, Streams};
 
 use crate::pace::{Paced, Paces};
 use crate::pause::Pauses;
@@ -25,6 +25,8 @@ use crate::pause::Pauses;
 const ATTEMPTS_MAX: u32 = 6;
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// How long a connection to another site is kept after it was last asked for.
+const DIALLED_FOR: Duration = Duration::from_secs(45);
 
 #[derive(Clone)]
 pub struct Fetcher {
@@ -38,6 +40,7 @@ pub struct Fetcher {
     under_way: UnderWay,
     pauses: Pauses,
     paces: Paces,
+    dialled: Dialled,
     /// How far the fetches for placements are.
     moving: Arc<Mutex<BTreeMap<WorkloadId, Meter>>>,
 }
@@ -53,6 +56,7 @@ impl Fetcher {
             under_way: Arc::default(),
             pauses,
             paces: Paces::default(),
+            dialled: Dialled::default(),
             moving: Arc::default(),
         }
     }
@@ -155,11 +159,12 @@ impl Fetcher {
         watcher: Option<Arc<watch::Sender<Progress>>>,
     ) -> Result<TransferSeen, Fault> {
         let mut sources = Vec::new();
-        let mut faults = Vec::new();
+        let (mut faults, mut keys) = (Vec::new(), Vec::new());
         let mut first = None;
         for source in from {
-            match tombolo_net::connect(&self.endpoint, &source.address, ALPN_DATA).await {
+            match self.dialled.to(&self.endpoint, &source.address).await {
                 Ok(connection) => {
+                    keys.push(source.address.key.clone());
                     first.get_or_insert(source.site.clone());
                     sources.push(transfer::Source {
                         dial: Paced { streams: Streams(connection), pace: self.paces.of(&source.site, source.limit) },
@@ -187,6 +192,8 @@ impl Fetcher {
         }));
         let begun = Instant::now();
         let fetched = transfer::fetch(&self.store, version, &sources, &options).await.map_err(|error| {
+            // The next attempt dials anew.
+            keys.iter().for_each(|key| self.dialled.forget(key));
             let outcome = match error {
                 FetchError::Data(error) => outcome(&error),
                 full @ FetchError::NoSpace { .. } => Outcome::NoSpace { why: full.to_string() },
@@ -202,6 +209,41 @@ impl Fetcher {
             raw_bytes: fetched.bytes_raw,
             took: Millis(begun.elapsed().as_millis() as u64),
         })
+    }
+}
+
+/// Connections to other sites that were used a moment ago, by the sites' keys: the last round of a move need not wait for
+/// another handshake.
+#[derive(Clone, Default)]
+struct Dialled(Arc<Mutex<BTreeMap<String, (Instant, Connection)>>>);
+
+impl Dialled {
+    async fn to(&self, endpoint: &Endpoint, address: &PeerAddress) -> Result<Connection, NetError> {
+        let before = self.lock().remove(&address.key).map(|(_, connection)| connection);
+        let connection = match before.filter(|connection| connection.close_reason().is_none()) {
+            Some(connection) => connection,
+            None => tombolo_net::connect(endpoint, address, ALPN_DATA).await?,
+        };
+        let used = Instant::now();
+        self.lock().insert(address.key.clone(), (used, connection.clone()));
+        let (kept, key) = (Arc::downgrade(&self.0), address.key.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(DIALLED_FOR).await;
+            let Some(kept) = kept.upgrade() else { return };
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.get(&key).is_some_and(|(last, _)| *last == used) {
+                kept.remove(&key);
+            }
+        });
+        Ok(connection)
+    }
+
+    fn forget(&self, key: &str) {
+        self.lock().remove(key);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (Instant, Connection)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -327,7 +369,7 @@ mod tests {
     use iroh::endpoint::SendStream;
     use tempfile::TempDir;
     use tokio::io::AsyncWrite;
-    use tombolo_api::stream::{ALPN_AGENT, PeerAddress};
+    use tombolo_api::stream::ALPN_AGENT;
     use tombolo_data::{AddOptions, StoreOptions};
 
     use super::*;

@@ -22,6 +22,7 @@ mod pace;
 mod pause;
 pub mod python;
 pub mod shim;
+mod state;
 pub mod tracking;
 
 use std::ffi::OsString;

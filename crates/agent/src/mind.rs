@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tombolo_api::stream::{Down, HEARTBEAT, Up};
 use tombolo_core::journal::{Action, Journal};
 use tombolo_core::sync::{
-    Copied, Finish, Intent, Observed, Order, Outcome, Phase, Replicas, Report, StateCopy, TransferSeen,
+    Copied, Finish, Hold, Intent, Observed, Order, Outcome, Phase, Replicas, Report, StateCopy, TransferSeen,
 };
 use tombolo_core::{Epoch, Millis, Name, VersionId, WorkloadId};
 
@@ -30,6 +30,9 @@ pub const WAKES_MAX: usize = 1024;
 /// How often the mind looks whether there is something to tell, and after how many looks it gives a sign of life.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const BEAT_AFTER: u64 = HEARTBEAT.0 / 500;
+/// How often it looks which state directories are here, and how many of them it tells.
+const LEFT_EVERY: Duration = Duration::from_secs(60);
+const LEFT_MAX: usize = 500;
 /// Placements told of in one report, and what they may come to in bytes, far below a frame's limit; the others come with
 /// the next ones.
 const OBSERVED_MAX: usize = 2_000;
@@ -50,6 +53,10 @@ pub enum Wake {
     Copied(Copied),
     /// A service that has to end answers nothing any more.
     Drained(WorkloadId, Epoch),
+    /// What was to be held for a workload that may come: whether it is here now.
+    Held(Hold, bool),
+    /// State directories that are here, with the last placement that used each.
+    Left(Vec<(WorkloadId, Epoch)>),
 }
 
 /// How soon what is stopped is told so.
@@ -82,6 +89,11 @@ pub struct Mind {
     /// The copies of state directories that were asked for last, and what became of them. They are told until their
     /// placements are gone: the control plane takes each in once.
     copies: BTreeMap<(WorkloadId, Epoch), (StateCopy, Option<Copied>)>,
+    /// What is being brought for workloads that may come; of each the newest that was asked for, and whether it is under way.
+    holds: BTreeMap<WorkloadId, (VersionId, bool)>,
+    /// State directories without a placement here.
+    left: Vec<(WorkloadId, Epoch)>,
+    looked: Option<Instant>,
     line: Option<mpsc::Sender<Up>>,
     number: u64,
     /// When the reports that were not answered yet were sent.
@@ -121,6 +133,9 @@ impl Mind {
             draining: BTreeSet::new(),
             preparing: BTreeMap::new(),
             copies: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            left: Vec::new(),
+            looked: None,
             line: None,
             number: 0,
             sent: BTreeMap::new(),
@@ -172,9 +187,56 @@ impl Mind {
                 let silence = lease::since_boot().saturating_sub(self.contact);
                 actions.extend(self.journal.expire(Millis(silence)));
             }
+            if beat {
+                self.look_for_left();
+            }
             self.save().await?;
             self.act(actions);
             self.report(beat);
+        }
+    }
+
+    /// Looks now and then which state directories are here.
+    fn look_for_left(&mut self) {
+        if self.looked.is_some_and(|looked| looked.elapsed() < LEFT_EVERY) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let (driver, wakes) = (self.driver.clone(), self.wakes.clone());
+        tokio::spawn(async move {
+            let left = tokio::task::spawn_blocking(move || driver.state_dirs()).await;
+            let _ = wakes.send(Wake::Left(left.unwrap_or_default())).await;
+        });
+    }
+
+    /// Brings what a workload may need that may come. One after the other: only the newest is of any use.
+    fn hold(&mut self, hold: Hold) {
+        let Hold { workload, version } = &hold;
+        if self.holds.get(workload).is_some_and(|(asked, busy)| asked == version || *busy) {
+            return;
+        }
+        self.holds.insert(workload.clone(), (*version, true));
+        let (fetcher, wakes) = (self.fetcher.clone(), self.wakes.clone());
+        tokio::spawn(async move {
+            let fetched = fetcher.fetch(hold.version, Some(&hold.workload), None).await;
+            if let Err(outcome) = &fetched {
+                tracing::warn!(workload = %hold.workload, "its state can't be brought here ahead: {outcome}");
+            }
+            let is_here = fetched.is_ok();
+            if let Ok(Some(seen)) = fetched {
+                let _ = wakes.send(Wake::Fetched(seen)).await;
+            }
+            let _ = wakes.send(Wake::Held(hold, is_here)).await;
+        });
+    }
+
+    /// Removes the state directories that are of no use, of workloads that have no placement here.
+    fn forget(&mut self, useless: &[(WorkloadId, Epoch)]) {
+        for (workload, epoch) in useless {
+            if !self.journal.entries.contains_key(workload) {
+                self.left.retain(|(left, _)| left != workload);
+                self.driver.forget_state(workload, *epoch);
+            }
         }
     }
 
@@ -217,6 +279,18 @@ impl Mind {
             Wake::Drained(workload, epoch) => {
                 self.draining.remove(&(workload.clone(), epoch));
                 self.pass_stop_on(&workload, epoch);
+            }
+            Wake::Held(hold, is_here) => {
+                // What failed is tried again with the next word of the control plane, which comes with each report.
+                match self.holds.get_mut(&hold.workload) {
+                    Some((_, busy)) if is_here => *busy = false,
+                    _ => drop(self.holds.remove(&hold.workload)),
+                }
+            }
+            Wake::Left(mut left) => {
+                left.retain(|(workload, _)| !self.journal.entries.contains_key(workload));
+                left.truncate(LEFT_MAX);
+                self.left = left;
             }
             Wake::Copied(copied) => {
                 let key = (copied.of.workload.clone(), copied.of.epoch);
@@ -274,6 +348,12 @@ impl Mind {
         for wanted in down.desired.copies {
             self.copy(wanted);
         }
+        self.holds
+            .retain(|workload, (_, busy)| *busy || down.desired.holds.iter().any(|hold| hold.workload == *workload));
+        for hold in down.desired.holds {
+            self.hold(hold);
+        }
+        self.forget(&down.desired.forget);
         let entries = &self.journal.entries;
         self.copies.retain(|(workload, epoch), _| entries.get(workload).is_some_and(|entry| entry.epoch == *epoch));
         self.secrets.retain(|workload, _| entries.contains_key(workload));
@@ -432,6 +512,7 @@ impl Mind {
             replicas: std::mem::take(&mut self.replicas),
             transfers: std::mem::take(&mut self.transfers),
             copied: self.copies.values().filter_map(|(_, done)| done.clone()).collect(),
+            left: self.left.clone(),
         };
         room.send(Up { number: self.number, report, moving: self.fetcher.moving() });
     }
@@ -498,7 +579,7 @@ impl Starter {
     async fn make_ready(self) {
         let made = async {
             self.prepare().await?;
-            self.driver.make_ready(&self.workload, &self.order).await
+            self.driver.make_ready(&self.fetcher.store, &self.workload, self.epoch, &self.order).await
         };
         let phase = tokio::select! {
             made = made => match made {

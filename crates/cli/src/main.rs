@@ -8,6 +8,7 @@ mod demo;
 mod endpoint;
 mod events;
 mod failure;
+mod history;
 mod home;
 mod inspect;
 mod logs;
@@ -96,6 +97,8 @@ enum Verb {
     Move(moves::Move),
     /// Show services' stable addresses, and make tokens for them
     Endpoint(endpoint::Endpoint),
+    /// Show where a stage or a service has been, and why it went there
+    History(history::History),
     /// Add, show and fetch datasets
     Data(data::Data),
     /// Show and change sites
@@ -165,6 +168,7 @@ async fn perform(global: &Global, verb: Verb) -> Result<(), Failure> {
         Verb::Retry(args) => retry::run(global, args).await,
         Verb::Move(args) => moves::run(global, args).await,
         Verb::Endpoint(args) => endpoint::run(global, args).await,
+        Verb::History(args) => history::run(global, args).await,
         Verb::Data(args) => data::run(global, args).await,
         Verb::Site(args) => site::run(global, *args).await,
         Verb::Secret(args) => secret::run(global, args).await,

@@ -160,7 +160,7 @@ async fn start(session: &Session, id: &WorkloadId, request: &MoveRequest) -> Res
     Ok(begun)
 }
 
-async fn workload(session: &Session, text: &str) -> Result<WorkloadId, Failure> {
+pub async fn workload(session: &Session, text: &str) -> Result<WorkloadId, Failure> {
     match names::target(session, text).await? {
         Target::Workload(id) => Ok(id),
         Target::Run(run) => Err(Failure::usage(format!("{run} is a run; moves are of single stages and services"))
@@ -275,6 +275,10 @@ fn quoted(quote: &QuoteView) -> String {
         (Some(state), None) => format!("\n  state     {}", render::bytes(state)),
         (None, _) => "\n  state     not known yet: it is measured when the first copy is taken".to_owned(),
     };
+    if quote.method != MoveMethod::Switch {
+        let (save, start) = (render::span(quote.save_ms), render::span(quote.start_ms));
+        text += &format!("\n  program   {save} to end and {start} to start, which are part of the downtime");
+    }
     text += &format!("\n  survives  {}\n  lost      {}\n", quote.survives.join(", "), quote.lost.join(", "));
     text
 }
@@ -316,25 +320,33 @@ async fn list(session: &Session, args: Ls) -> Result<(), Failure> {
         ["workload", "way", "method", "stage", "bytes (quoted)", "took (quoted)", "downtime (quoted)", "asked", "why"];
     render::text(&render::table(&header, &[4, 5, 6], moves.iter().map(row).collect()));
     let done: Vec<&MoveView> = moves.iter().filter(|one| one.stage == "done").collect();
-    let errors = |of: &dyn Fn(&MoveView) -> (u64, u64)| error(done.iter().map(|one| of(one)).collect());
-    let bytes = errors(&|one| (one.quote.bytes, one.bytes));
-    let took = errors(&|one| (one.quote.duration_ms, one.ended.map_or(0, |ended| (ended - one.at).max(0) as u64)));
-    if let (Some(bytes), Some(took)) = (bytes, took) {
-        let count = done.len();
-        eprintln!("of {count} done, the quotes' median error: bytes {bytes:.0}%, time {took:.0}%");
+    let errors = |of: &dyn Fn(&MoveView) -> Option<(u64, u64)>| errors(done.iter().filter_map(|one| of(one)));
+    let bytes = errors(&|one| Some((one.quote.bytes, one.bytes)));
+    let took = errors(&|one| Some((one.quote.duration_ms, u64::try_from(one.ended? - one.at).ok()?)));
+    let down = errors(&|one| Some((one.quote.downtime_ms, one.downtime_ms?)));
+    let said = [("bytes", bytes), ("time", took), ("downtime", down)].into_iter().filter_map(|(what, errors)| {
+        let (median, worst) = errors?;
+        Some(format!("{what} {median:.0}% (worst {worst:.1} times)"))
+    });
+    let said: Vec<String> = said.collect();
+    if !said.is_empty() {
+        eprintln!("of {} done, the quotes' median error: {}", done.len(), said.join(", "));
     }
     Ok(())
 }
 
-/// The median of how far the first of each pair is off the second, in percent of the larger.
-fn error(pairs: Vec<(u64, u64)>) -> Option<f64> {
-    let off = |(quoted, actual): (u64, u64)| {
-        let most = quoted.max(actual).max(1) as f64;
-        quoted.abs_diff(actual) as f64 * 100.0 / most
-    };
-    let mut errors: Vec<f64> = pairs.into_iter().map(off).collect();
-    errors.sort_by(f64::total_cmp);
-    errors.get(errors.len() / 2).copied()
+/// Of what was quoted and what it was: the median of how far they are apart, in percent of what it was, and by what factor
+/// they are apart at worst.
+fn errors(pairs: impl Iterator<Item = (u64, u64)>) -> Option<(f64, f64)> {
+    let (mut off, mut worst) = (Vec::new(), 1.0f64);
+    for (quoted, actual) in pairs {
+        let (quoted, actual) = (quoted.max(1) as f64, actual.max(1) as f64);
+        off.push((quoted - actual).abs() * 100.0 / actual);
+        worst = worst.max(quoted / actual).max(actual / quoted);
+    }
+    off.sort_by(f64::total_cmp);
+    let median = off.get(off.len() / 2)?;
+    Some((*median, worst))
 }
 
 #[cfg(test)]
@@ -343,8 +355,10 @@ mod tests {
 
     #[test]
     fn how_far_quotes_are_off() {
-        assert_eq!(error(vec![]), None);
-        assert_eq!(error(vec![(0, 0)]), Some(0.0));
-        assert_eq!(error(vec![(50, 100), (100, 100), (100, 25)]), Some(50.0));
+        let check = |pairs: &[(u64, u64)], expected| assert_eq!(errors(pairs.iter().copied()), expected, "{pairs:?}");
+        check(&[], None);
+        check(&[(0, 0)], Some((0.0, 1.0)));
+        check(&[(50, 100), (100, 100), (100, 25)], Some((50.0, 4.0)));
+        check(&[(20, 100)], Some((80.0, 5.0)));
     }
 }

@@ -18,9 +18,9 @@ use tombolo_api::stream::{
     PeerAddress, Progress, Said, Source, Sources, Up,
 };
 use tombolo_api::wire::AuditEntry;
-use tombolo_core::sync::{Assignment, Intent, Observed, Phase};
+use tombolo_core::sync::{Assignment, Finish, Intent, Observed, Outcome, Phase};
 use tombolo_core::world::{SiteRecord, World};
-use tombolo_core::{Name, SiteId, VersionId, WorkloadId};
+use tombolo_core::{Epoch, Name, SiteId, VersionId, WorkloadId};
 
 use crate::engine::{Engine, EngineGone};
 use crate::refusals::{self, TurnedAway};
@@ -303,6 +303,7 @@ impl Hub {
         });
         let mut told = Told::default();
         let mut answers = 0;
+        let mut left = Vec::new();
         let ended = loop {
             let observed = tokio::select! {
                 report = reports.recv() => match report {
@@ -312,6 +313,7 @@ impl Hub {
                             told = Told::default();
                         }
                         let observed = up.report.observed.clone();
+                        left.clone_from(&up.report.left);
                         match self.take(site, connection.stable_id(), up).await {
                             Ok(true) => {}
                             // Another connection speaks for the site now, or none may.
@@ -329,7 +331,9 @@ impl Hub {
                 // Never an error: the hub holds the sender.
                 _ = sites.changed() => Vec::new(),
             };
-            let Some(parts) = self.down(site, answers, observed, &mut told).await else { break Ok(()) };
+            let Some(parts) = self.down(site, answers, observed, std::mem::take(&mut left), &mut told).await else {
+                break Ok(());
+            };
             let mut written = Ok(());
             for part in parts {
                 written = frames::write(&mut send, &part).await;
@@ -361,7 +365,14 @@ impl Hub {
         Ok(speaks)
     }
 
-    async fn down(&self, site: &SiteId, answers: u64, observed: Vec<Observed>, told: &mut Told) -> Option<Vec<Down>> {
+    async fn down(
+        &self,
+        site: &SiteId,
+        answers: u64,
+        observed: Vec<Observed>,
+        left: Vec<(WorkloadId, Epoch)>,
+        told: &mut Told,
+    ) -> Option<Vec<Down>> {
         let place = site.clone();
         let seen = observed.clone();
         let looked = self.0.engine.look(move |world, now| {
@@ -382,6 +393,10 @@ impl Hub {
                 None => desired.assignments.push(Assignment { workload, epoch, intent: Intent::Stop }),
             }
         }
+        // A state directory of such a run is of no use any more.
+        let phase = || Phase::Finished(Box::new(Finish::without_running(Outcome::Stopped, now)));
+        let left = left.into_iter().map(|(workload, epoch)| Observed { workload, epoch, phase: phase() });
+        desired.forget.extend(self.0.engine.settle_past(site, &left.collect::<Vec<_>>()).await);
         desired.assignments.retain(|assignment| told.is_news(assignment));
         let mut secrets = BTreeMap::new();
         for assignment in &desired.assignments {

@@ -42,8 +42,11 @@ async fn what_lives_comes_back_after_reopening() {
     let done = json!({ "state": "succeeded", "at": 6, "cached": false });
     let limit = Some(Limit { bytes_per_s: 70_000, hours: "08:00-18:00".parse().ok() });
     let link = Link { bytes_per_s: 1.5, latency: Millis(3), limit };
-    let past =
-        PastRuns { ran: [(site_id("a"), Millis(4))].into(), outputs: [(name("make-out"), 3)].into(), state: None };
+    let past = PastRuns {
+        ran: [(site_id("a"), Millis(4))].into(),
+        outputs: [(name("make-out"), 3)].into(),
+        ..PastRuns::default()
+    };
     let batch = vec![
         Write::Site(Box::new(site("a"))),
         Write::Site(Box::new(site("b"))),

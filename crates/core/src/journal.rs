@@ -358,6 +358,7 @@ mod tests {
             duration: None,
             home: None,
             leaning: None,
+            state: None,
         };
         let order = Order { spec, code: VersionId(Digest([0; 32])), inputs: BTreeMap::new(), state: None };
         Assignment { workload: workload(), epoch: Epoch(epoch), intent: Intent::Run(Box::new(order)) }

@@ -17,6 +17,12 @@ const SHRINKS_BELOW_PERCENT: u64 = 80;
 const STALLS_MAX: usize = 2;
 /// What is assumed of a link that was never measured, in bytes in a second.
 pub const BANDWIDTH_ASSUMED: f64 = 12_500_000.0;
+/// How long it takes from a program's being told to end until what it left is known, where it was never seen.
+pub const SAVE_ASSUMED: Millis = Millis(200);
+/// How long it takes to start a program at a site that has all for it, where that was never seen.
+pub const START_ASSUMED: Millis = Millis(300);
+/// What a round takes beside the bytes: looking at the files, and word to and fro.
+pub const ROUND_ASSUMED: Millis = Millis(300);
 
 /// How a workload gets from one site to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,9 +105,11 @@ pub struct Moving {
     /// The state for which the destination is prepared, once it is.
     #[serde(default)]
     pub prepared: Option<Prepared>,
-    /// What came to the destination over the network for it.
+    /// What came to the destination over the network for it, and its price.
     #[serde(default)]
     pub bytes: u64,
+    #[serde(default)]
+    pub egress: f64,
     #[serde(default)]
     pub marks: Marks,
     pub quote: Quote,
@@ -205,6 +213,11 @@ pub struct Quote {
     pub rounds: u32,
     pub duration: Millis,
     pub downtime: Millis,
+    /// Of the downtime what the program itself takes: to end, and to start.
+    #[serde(default)]
+    pub save: Millis,
+    #[serde(default)]
+    pub start: Millis,
     pub egress_price: f64,
 }
 
@@ -224,6 +237,9 @@ pub struct Moved {
     pub stateless: bool,
     pub at: Timestamp,
     pub ended: Timestamp,
+    /// Of the placement at the destination.
+    #[serde(default)]
+    pub epoch: Epoch,
     /// Why it was undone; none where it was done.
     #[serde(default)]
     pub undone: Option<String>,
@@ -298,19 +314,22 @@ pub fn change_rate(rounds: &[Round]) -> Option<f64> {
     Some(last.taken.as_ref()?.fresh_bytes as f64 / seconds)
 }
 
-/// What copying ahead and the last round come to, for a state of which so much changes in a second.
+/// What copying ahead and the last round come to, for a state of which so much changes in a second, and of which the
+/// destination lacks `first_bytes`.
 pub fn foresee(
     state_bytes: u64,
+    first_bytes: u64,
     change_bytes_per_s: f64,
     bytes_per_s: f64,
     max_downtime: Option<Millis>,
 ) -> (u32, u64, u64) {
     let good = max_downtime.unwrap_or(LAST_ROUND_GOOD).as_secs_f64();
-    let (mut rounds, mut sent, mut due) = (0, 0u64, state_bytes as f64);
+    let (mut rounds, mut sent, mut due) = (0, 0u64, first_bytes as f64);
     loop {
         rounds += 1;
         sent = sent.saturating_add(due as u64);
-        let next = (change_bytes_per_s * due / bytes_per_s).min(state_bytes as f64);
+        let takes = due / bytes_per_s + ROUND_ASSUMED.as_secs_f64();
+        let next = (change_bytes_per_s * takes).min(state_bytes as f64);
         let shrinks = next * 100.0 <= due * SHRINKS_BELOW_PERCENT as f64;
         let over = next / bytes_per_s <= good || !shrinks || rounds >= ROUNDS_MAX;
         due = next;
@@ -369,12 +388,14 @@ mod tests {
     #[test]
     fn what_is_foreseen_ends_and_counts_all() {
         // Nothing changes: one round, nothing left.
-        assert_eq!(foresee(1_000, 0.0, 1e6, None), (1, 1_000, 0));
-        // A tenth of the link's rate: each round is a tenth of the one before.
-        assert_eq!(foresee(100_000_000, 1e5, 1e6, None), (3, 111_100_000, 100_000));
+        assert_eq!(foresee(1_000, 1_000, 0.0, 1e6, None), (1, 1_000, 0));
+        // A tenth of the link's rate: each round is a tenth of the one before, and what changes while it is begun.
+        assert_eq!(foresee(100_000_000, 100_000_000, 1e5, 1e6, None), (3, 111_166_300, 133_300));
         // Faster than the link: no round pays.
-        let (rounds, all, last) = foresee(10_000_000, 2e6, 1e6, None);
+        let (rounds, all, last) = foresee(10_000_000, 10_000_000, 2e6, 1e6, None);
         assert_eq!((rounds, all, last), (1, 20_000_000, 10_000_000));
-        assert_eq!(foresee(0, 1e9, 1e6, None), (1, 0, 0));
+        assert_eq!(foresee(0, 0, 1e9, 1e6, None), (1, 0, 0));
+        // Most of it is there already.
+        assert_eq!(foresee(100_000_000, 1_000_000, 1e5, 1e6, None), (1, 1_130_000, 130_000));
     }
 }

@@ -19,6 +19,10 @@ pub const GRACE_DEFAULT: Millis = Millis::from_secs(30);
 /// The least `failover_after`: sites report every few seconds and count as silent after these. A shorter lease would be
 /// over again and again between two reports, and nothing would ever finish.
 pub const FAILOVER_AFTER_MIN: Millis = Millis::from_secs(15);
+/// The least time between two copies of a state directory.
+pub const SNAPSHOT_EVERY_MIN: Millis = Millis::from_secs(5);
+/// Sites to which they are brought.
+pub const SNAPSHOT_SITES_MAX: u32 = 8;
 pub const STAGES_MAX: usize = 2_000;
 /// Distinct priorities in a project: a run is planned once for each in a pass.
 pub const PRIORITIES_MAX: usize = 16;
@@ -113,6 +117,16 @@ pub struct WorkloadSpec {
     /// Where it would rather be; none: it is all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaning: Option<Leaning>,
+    /// Copies of its state directory that are taken while it runs; none: only with a move.
+    #[serde(default)]
+    pub state: Option<StateCopies>,
+}
+
+/// How often the state of what runs is copied, and to how many sites where it might go next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateCopies {
+    pub every: Millis,
+    pub sites: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

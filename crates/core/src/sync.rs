@@ -25,6 +25,19 @@ pub struct Desired {
     /// Copies of state directories that are wanted while their workloads run.
     #[serde(default)]
     pub copies: Vec<StateCopy>,
+    /// Versions that shall be here, for workloads that may come.
+    #[serde(default)]
+    pub holds: Vec<Hold>,
+    /// State directories that are of no use any more: of these placements, and of earlier ones of their workloads.
+    #[serde(default)]
+    pub forget: Vec<(WorkloadId, Epoch)>,
+}
+
+/// A version that shall be at a site because a workload may come there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Hold {
+    pub workload: WorkloadId,
+    pub version: VersionId,
 }
 
 /// A copy of a placement's state directory.
@@ -32,8 +45,8 @@ pub struct Desired {
 pub struct StateCopy {
     pub workload: WorkloadId,
     pub epoch: Epoch,
-    /// For which placement elsewhere, and which one for it: who has taken a copy of this turn or of a later one need not
-    /// take it again.
+    /// The newest epoch that was given out when it was asked for, and how many were asked for before: who has taken a copy of
+    /// this turn or of a later one need not take it again.
     pub turn: (Epoch, u32),
 }
 
@@ -82,6 +95,9 @@ pub struct Report {
     pub transfers: Vec<TransferSeen>,
     #[serde(default)]
     pub copied: Vec<Copied>,
+    /// State directories that lie here without a placement, with the last one that used each.
+    #[serde(default)]
+    pub left: Vec<(WorkloadId, Epoch)>,
 }
 
 /// What became of a copy of a state directory.

@@ -1,5 +1,6 @@
 //! Reading versions: whole trees onto disk, or single files.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -8,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio_util::sync::CancellationToken;
-use tombolo_core::VersionId;
+use tombolo_core::{Digest, VersionId};
 
 use crate::add::Progress;
 use crate::error::{At, DataError};
@@ -42,14 +43,8 @@ impl Store {
             return Err(DataError::NotEmpty { path: dest.to_path_buf() });
         }
         make_dirs(dest, &manifest)?;
-        Materializing::new(self, dest, &manifest, options).run()?;
-        // Links come last: then nothing can be written through one.
-        for entry in manifest.entries() {
-            if let Node::Link { target } = &entry.node {
-                let path = dest.join(&entry.path);
-                std::os::unix::fs::symlink(target, &path).at("can't create", &path)?;
-            }
-        }
+        Materializing::new(self, dest, &manifest, None, options).run()?;
+        make_links(dest, &manifest, None)?;
         Ok(manifest.summary())
     }
 
@@ -86,7 +81,21 @@ impl Store {
     }
 }
 
-fn make_dirs(dest: &Path, manifest: &Manifest) -> Result<(), DataError> {
+/// Links come last: then nothing can be written through one.
+pub(crate) fn make_links(dest: &Path, manifest: &Manifest, before: Option<&Manifest>) -> Result<(), DataError> {
+    for entry in manifest.entries() {
+        let is_there = before.is_some_and(|before| before.entry(&entry.path) == Some(entry));
+        if let Node::Link { target } = &entry.node
+            && !is_there
+        {
+            let path = dest.join(&entry.path);
+            std::os::unix::fs::symlink(target, &path).at("can't create", &path)?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn make_dirs(dest: &Path, manifest: &Manifest) -> Result<(), DataError> {
     let mut last = "";
     for entry in manifest.entries() {
         let dir = match &entry.node {
@@ -102,6 +111,17 @@ fn make_dirs(dest: &Path, manifest: &Manifest) -> Result<(), DataError> {
     Ok(())
 }
 
+/// Which chunk begins where in a file.
+fn places(entry: &Entry) -> HashMap<u64, Digest> {
+    let mut offset = 0;
+    let place = |chunk: &ChunkRef| {
+        let at = offset;
+        offset += u64::from(chunk.bytes);
+        (at, chunk.digest)
+    };
+    entry.chunks().iter().map(place).collect()
+}
+
 /// Some chunks of a file, and where in it they begin.
 struct Piece<'a> {
     entry: &'a Entry,
@@ -109,7 +129,7 @@ struct Piece<'a> {
     chunks: &'a [ChunkRef],
 }
 
-struct Materializing<'a> {
+pub(crate) struct Materializing<'a> {
     store: &'a Store,
     dest: &'a Path,
     options: &'a MaterializeOptions,
@@ -122,10 +142,12 @@ struct Materializing<'a> {
 }
 
 impl<'a> Materializing<'a> {
-    fn new(
+    /// Of `before`, which is in `dest` already, what is at its place is not written again.
+    pub(crate) fn new(
         store: &'a Store,
         dest: &'a Path,
         manifest: &'a Manifest,
+        before: Option<&Manifest>,
         options: &'a MaterializeOptions,
     ) -> Materializing<'a> {
         let mut pieces = Vec::new();
@@ -134,10 +156,27 @@ impl<'a> Materializing<'a> {
             if chunks.is_empty() {
                 pieces.push(Piece { entry, offset: 0, chunks });
             }
-            let mut offset = 0;
-            for chunks in chunks.chunks(PIECE_CHUNKS) {
-                pieces.push(Piece { entry, offset, chunks });
-                offset += chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum::<u64>();
+            let there = before.and_then(|before| before.entry(&entry.path)).map(places).unwrap_or_default();
+            let (mut offset, mut rest) = (0, chunks.as_slice());
+            while !rest.is_empty() {
+                let mut end = offset;
+                let new = rest.iter().take(PIECE_CHUNKS).take_while(|chunk| {
+                    let is_new = there.get(&end) != Some(&chunk.digest);
+                    end += u64::from(chunk.bytes);
+                    is_new
+                });
+                let (new, after) = rest.split_at(new.count());
+                if !new.is_empty() {
+                    pieces.push(Piece { entry, offset, chunks: new });
+                    offset += new.iter().map(|chunk| u64::from(chunk.bytes)).sum::<u64>();
+                }
+                rest = after;
+                while let Some((first, after)) = rest.split_first()
+                    && there.get(&offset) == Some(&first.digest)
+                {
+                    offset += u64::from(first.bytes);
+                    rest = after;
+                }
             }
         }
         Materializing {
@@ -153,10 +192,10 @@ impl<'a> Materializing<'a> {
         }
     }
 
-    fn run(self) -> Result<(), DataError> {
+    pub(crate) fn run(self) -> Result<(), DataError> {
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
         std::thread::scope(|scope| {
-            for _ in 0..threads {
+            for _ in 0..threads.min(self.pieces.len()) {
                 scope.spawn(|| {
                     if let Err(error) = self.work() {
                         lock(&self.failed).get_or_insert(error);

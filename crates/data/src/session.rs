@@ -110,6 +110,11 @@ impl Session {
         Err(DataError::LeaseLapsed { session: self.lease.session.clone() })
     }
 
+    /// Where files lie that end with this writer.
+    pub(crate) fn tmp_dir(&self) -> std::path::PathBuf {
+        self.store.path(&["tmp"])
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.lease.session
     }

@@ -4,6 +4,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{At, DataError};
 use crate::manifest::{check_link, check_path};
 
@@ -26,13 +28,14 @@ pub(crate) enum FoundKind {
 }
 
 /// What tells that a file is still the one that it was.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Stamp {
     pub bytes: u64,
     pub executable: bool,
-    inode: (u64, u64),
-    modified: (i64, i64),
-    changed: (i64, i64),
+    /// Device and number.
+    pub inode: (u64, u64),
+    pub modified: (i64, i64),
+    pub changed: (i64, i64),
 }
 
 impl Stamp {
@@ -47,12 +50,13 @@ impl Stamp {
     }
 }
 
-/// The tree at `root`: the directory that holds it, and what is in it. A file is a tree of one file.
-pub(crate) fn walk(root: &Path, ignore: &[String]) -> Result<(PathBuf, Vec<Found>), DataError> {
+/// The tree at `root`: the directory that holds it, and what is in it. A file is a tree of one file. Where somebody may be
+/// at work in it (`restless`), what vanishes meanwhile is not there.
+pub(crate) fn walk(root: &Path, ignore: &[String], restless: bool) -> Result<(PathBuf, Vec<Found>), DataError> {
     let metadata = std::fs::metadata(root).at("can't look at", root)?;
     let mut found = Vec::new();
     if metadata.is_dir() {
-        walk_dir(root, "", 0, ignore, &mut found)?;
+        walk_dir(root, "", 0, &Ways { ignore, restless }, &mut found)?;
         return Ok((root.to_path_buf(), found));
     }
     if !metadata.is_file() {
@@ -65,35 +69,45 @@ pub(crate) fn walk(root: &Path, ignore: &[String]) -> Result<(PathBuf, Vec<Found
     Ok((absolute.parent().unwrap_or(Path::new("/")).to_path_buf(), found))
 }
 
-fn walk_dir(
-    dir: &Path,
-    prefix: &str,
-    depth: usize,
-    ignore: &[String],
-    found: &mut Vec<Found>,
-) -> Result<(), DataError> {
+struct Ways<'a> {
+    ignore: &'a [String],
+    restless: bool,
+}
+
+fn walk_dir(dir: &Path, prefix: &str, depth: usize, ways: &Ways<'_>, found: &mut Vec<Found>) -> Result<(), DataError> {
     if depth > DEPTH_MAX {
         return Err(unfit(dir, &format!("it is more than {DEPTH_MAX} directories deep")));
     }
     let before = found.len();
-    for entry in std::fs::read_dir(dir).map_err(|e| vanished_or(dir, "can't list", e))? {
+    let is_gone = |error: &std::io::Error| ways.restless && error.kind() == std::io::ErrorKind::NotFound;
+    let listed = match std::fs::read_dir(dir) {
+        Err(error) if is_gone(&error) => return Ok(()),
+        listed => listed.map_err(|e| vanished_or(dir, "can't list", e))?,
+    };
+    for entry in listed {
         let entry = entry.at("can't list", dir)?;
         let on_disk = entry.path();
         let name = entry.file_name();
         let name = name.to_str().ok_or_else(|| unfit(&on_disk, "its name isn't UTF-8"))?;
         let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
-        if is_ignored(&path, name, ignore) {
+        if is_ignored(&path, name, ways.ignore) {
             continue;
         }
         check_path(&path).map_err(|fault| unfit(&on_disk, &fault.to_string()))?;
-        let metadata = entry.metadata().map_err(|e| vanished_or(&on_disk, "can't look at", e))?;
+        let metadata = match entry.metadata() {
+            Err(error) if is_gone(&error) => continue,
+            metadata => metadata.map_err(|e| vanished_or(&on_disk, "can't look at", e))?,
+        };
         let kind = if metadata.is_dir() {
-            walk_dir(&on_disk, &path, depth + 1, ignore, found)?;
+            walk_dir(&on_disk, &path, depth + 1, ways, found)?;
             continue;
         } else if metadata.is_file() {
             FoundKind::File(Stamp::of(&metadata))
         } else if metadata.is_symlink() {
-            let target = std::fs::read_link(&on_disk).map_err(|e| vanished_or(&on_disk, "can't read", e))?;
+            let target = match std::fs::read_link(&on_disk) {
+                Err(error) if is_gone(&error) => continue,
+                target => target.map_err(|e| vanished_or(&on_disk, "can't read", e))?,
+            };
             let target = target.to_str().ok_or_else(|| unfit(&on_disk, "its target isn't UTF-8"))?;
             check_link(&path, target)
                 .map_err(|fault| unfit(&on_disk, &format!("it is a link to {target:?}: {fault}")))?;

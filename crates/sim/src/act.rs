@@ -112,6 +112,33 @@ impl Sim {
         site.copied.insert(placement, Copied { of, result });
     }
 
+    pub fn held(&mut self, id: &SiteId, version: VersionId) -> Result<(), String> {
+        let line = self.sites[id].line.is_some();
+        let asked = self.control.as_ref().filter(|_| line).map(|control| control.world.sources(&version, id));
+        let Some(Ok(from)) = asked else { return Ok(()) };
+        if self.sites[id].alive && from.iter().any(|source| self.sites[source].store.contains(&version)) {
+            self.ledger.arrive(version, id, &self.disk)?;
+            self.sites.get_mut(id).expect("a site").store.insert(version);
+        }
+        Ok(())
+    }
+
+    /// Removes state directories that are of no use. None may be of what is here, or arrives.
+    pub fn forget(&mut self, id: &SiteId, useless: &[Placement]) -> Result<(), String> {
+        for (workload, epoch) in useless {
+            let site = self.sites.get_mut(id).expect("a site");
+            if site.journal.entries.contains_key(workload) || site.states.get(workload).is_none_or(|last| last > epoch)
+            {
+                continue;
+            }
+            if let Some(running) = site.processes.keys().find(|(other, _)| other == workload) {
+                return Err(format!("{}: its state directory was forgotten while it ran", label(id, running)));
+            }
+            site.states.remove(workload);
+        }
+        Ok(())
+    }
+
     /// Asks for leave, and brings a version from a site that has it; tries again where that can't be now.
     fn fetch(&mut self, id: &SiteId, placement: Placement, version: VersionId) -> Result<(), String> {
         let line = self.sites[id].line.is_some();

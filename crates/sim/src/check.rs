@@ -68,7 +68,8 @@ impl Ledger {
             }
         }
         let newest = self.newest(workload);
-        if newest > *epoch {
+        // A service that switches while it is still being prepared where it was may start there after it has elsewhere.
+        if newest > *epoch && !overlaps(disk, placement, &(workload.clone(), newest)) {
             return Err(format!("{workload}#{epoch} was started after epoch {newest} had been"));
         }
         if self.touched.contains(&workload.run) {

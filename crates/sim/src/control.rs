@@ -103,6 +103,12 @@ impl Control {
         for (key, workload) in &changes.cached {
             disk.cache.insert(key.clone(), self.world.workloads[workload].outputs.clone());
         }
+        // Here only states are ever let go of, and nothing else has their names.
+        for version in &changes.unnamed {
+            if self.world.forget_version(version) {
+                disk.versions.remove(version);
+            }
+        }
         disk.counters = self.world.counters.clone();
         self.world.retire();
         Some(Committed { answer, wake: changes.wake.into_iter().collect() })

@@ -220,5 +220,6 @@ fn workload(kind: Kind) -> WorkloadSpec {
         duration: None,
         home: None,
         leaning: None,
+        state: None,
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_core::site::{Prices, SiteInfo};
-use tombolo_core::spec::{Command, DataSpec, Job, Kind, Objective, ProjectSpec, Service, WorkloadSpec};
+use tombolo_core::spec::{Command, DataSpec, Job, Kind, Objective, ProjectSpec, Service, StateCopies, WorkloadSpec};
 use tombolo_core::{Digest, Millis, Name, Residency, Resources, Selector, SiteId, VersionId, WorkloadId};
 
 use crate::rng::Rng;
@@ -91,6 +91,9 @@ fn workload(rng: &mut Rng, kind: Kind, inputs: BTreeMap<Name, Name>, leases: boo
         duration: rng.chance(500).then(|| Millis(rng.range(1_000, 60_000))),
         home: None,
         leaning: None,
+        state: rng
+            .chance(300)
+            .then(|| StateCopies { every: Millis(rng.range(5_000, 40_000)), sites: rng.range(1, 3) as u32 }),
     }
 }
 

@@ -7,7 +7,7 @@ use tombolo_core::draining::{Cause, DrainWish};
 use tombolo_core::moving::Wish;
 use tombolo_core::sync::{Desired, Outcome, Replicas, Report, StateCopy};
 use tombolo_core::world::Submission;
-use tombolo_core::{Epoch, Millis, SiteId, Timestamp, WorkloadId};
+use tombolo_core::{Epoch, Millis, SiteId, Timestamp, VersionId, WorkloadId};
 
 use crate::check::Ledger;
 use crate::control::{Control, Disk};
@@ -118,6 +118,11 @@ pub enum Event {
     Copied {
         site: SiteId,
         of: StateCopy,
+    },
+    /// A site brings what a workload may need that may come.
+    Held {
+        site: SiteId,
+        version: VersionId,
     },
     /// A site asks for a version that it may have no business with.
     Pry(SiteId),
@@ -287,6 +292,7 @@ impl Sim {
                 self.change(|world| world.call_off(&workload, "somebody thought better of it".to_owned(), now));
             }
             Event::Copied { site, of } => self.copied(&site, of),
+            Event::Held { site, version } => self.held(&site, version)?,
             Event::Heal(site) => {
                 self.tell(format!("{site}: line heals"));
                 self.cut.insert(site, false);
@@ -454,6 +460,7 @@ impl Sim {
                 replicas,
                 transfers: Vec::new(),
                 copied: site.copied.values().cloned().collect(),
+                left: site.left(),
             };
             let delay = self.delay(id, true);
             self.after(delay, Event::Reported { site: id.clone(), line, sent: clock, report });
@@ -517,6 +524,13 @@ impl Sim {
         for wanted in &desired.copies {
             self.copy(id, wanted);
         }
+        for hold in &desired.holds {
+            if !self.sites[id].store.contains(&hold.version) {
+                let delay = Millis(self.rng.range(100, 10_000));
+                self.after(delay, Event::Held { site: id.clone(), version: hold.version });
+            }
+        }
+        self.forget(id, &desired.forget)?;
         self.act(id, actions)
     }
 

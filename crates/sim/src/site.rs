@@ -46,6 +46,8 @@ pub struct Site {
     pub launched: BTreeSet<Placement>,
     /// Copies of state directories that were taken, until their placements are gone; in memory only.
     pub copied: BTreeMap<Placement, Copied>,
+    /// State directories whose state is in the store, with the last placement that used each; durable.
+    pub states: BTreeMap<WorkloadId, Epoch>,
     pub store: BTreeSet<VersionId>,
     pub line: Option<Line>,
     /// The sending of the newest report that was answered, on the site's own clock. Outlives the agent: shims hold
@@ -62,6 +64,12 @@ pub struct Line {
 }
 
 impl Site {
+    /// State directories without a placement.
+    pub fn left(&self) -> Vec<Placement> {
+        let states = self.states.iter().filter(|(workload, _)| !self.journal.entries.contains_key(*workload));
+        states.map(|(workload, epoch)| (workload.clone(), *epoch)).collect()
+    }
+
     /// The site's clock.
     pub fn clock(&self, now: Timestamp) -> Timestamp {
         Timestamp(now.0 + now.0 * self.drift / 1000)
@@ -132,6 +140,9 @@ impl Site {
                 );
                 self.store.insert(version);
             }
+        }
+        if finish.state.is_some() {
+            self.states.insert(placement.0.clone(), placement.1);
         }
         self.results.insert(placement.clone(), finish);
     }

@@ -162,6 +162,7 @@ fn entry(address: SocketAddr, stopping: bool) -> Entry {
         duration: None,
         home: None,
         leaning: None,
+        state: None,
     };
     let order = Order { spec, code: VersionId(Digest([0; 32])), inputs: BTreeMap::new(), state: None };
     let phase = Phase::Ready { since: Timestamp(0), address: address.to_string() };

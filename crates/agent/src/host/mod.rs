@@ -25,6 +25,7 @@ use tokio::sync::{Notify, mpsc};
 use tombolo_core::ids::{Epoch, Name, SiteId, VersionId, WorkloadId};
 use tombolo_core::journal::Found;
 use tombolo_core::sync::{Finish, Order, Outcome, Phase};
+use tombolo_data::Store;
 
 use crate::clock::now;
 use crate::lease;
@@ -32,7 +33,7 @@ use crate::logs::{self, LogLimits, LogLine, LogQuery};
 use crate::python;
 use crate::shim::placement::{self, Durable, Event, Placement, ShimOrder};
 use crate::shim::{lost, process, remove_tree};
-use crate::tracking;
+use crate::{state, tracking};
 
 /// What the driver tells of a placement.
 pub type Seen = (WorkloadId, Epoch, Phase);
@@ -215,19 +216,52 @@ impl HostDriver {
         placement::state_dir(&self.inner.site_dir, workload)
     }
 
-    /// Makes the environment that an order will need.
-    pub async fn make_ready(&self, workload: &WorkloadId, order: &Order) -> Result<(), Outcome> {
-        let Some(python) = order.spec.python.clone() else { return Ok(()) };
-        let (envs, workload) = (self.inner.site_dir.join("envs"), workload.clone());
-        let talk = move |line: &str| tracing::info!(%workload, "{line}");
-        let made = tokio::task::spawn_blocking(move || python::ensure(&envs, &python, &talk)).await;
-        let made = made.map_err(|error| Outcome::Unprepared { why: error.to_string() })?;
-        made.map(drop).map_err(|error| Outcome::Unprepared { why: error.to_string() })
+    /// The state directories of which the store has all, with the last placement that used each.
+    pub fn state_dirs(&self) -> Vec<(WorkloadId, Epoch)> {
+        state::all(&self.inner.site_dir)
+    }
+
+    /// Removes a workload's state directory, unless a newer placement than this has used it. When this returns it is no
+    /// longer where a placement would find it.
+    pub fn forget_state(&self, workload: &WorkloadId, epoch: Epoch) {
+        let dir = self.state_dir(workload);
+        if let Err(error) = state::forget(&dir, epoch) {
+            tracing::warn!(dir = %dir.display(), %error, "a state directory can't be removed");
+        }
+    }
+
+    /// Makes the environment that an order will need, and lays out its state.
+    pub async fn make_ready(
+        &self,
+        store: &Arc<Store>,
+        workload: &WorkloadId,
+        epoch: Epoch,
+        order: &Order,
+    ) -> Result<(), Outcome> {
+        let (store, state_dir, state) = (store.clone(), self.state_dir(workload), order.state);
+        let (envs, python, workload) = (self.inner.site_dir.join("envs"), order.spec.python.clone(), workload.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            if let Some(version) = state {
+                lay_ahead(&store, &state_dir, epoch, version)?;
+            }
+            let Some(python) = python else { return Ok(()) };
+            let talk = |line: &str| tracing::info!(%workload, "{line}");
+            python::ensure(&envs, &python, &talk)
+                .map(drop)
+                .map_err(|error| Outcome::Unprepared { why: error.to_string() })
+        });
+        made.await.map_err(|error| Outcome::Unprepared { why: error.to_string() })?
     }
 
     /// Removes the placement's directory, in the background; its log is kept for [`HostDriver::logs`].
     pub fn discard(&self, workload: &WorkloadId, epoch: Epoch) {
         let placement = self.placement(workload, epoch);
+        let state_dir = self.state_dir(workload);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = state::forget_ahead(&state_dir, epoch) {
+                tracing::warn!(dir = %state_dir.display(), %error, "what was laid out ahead can't be removed");
+            }
+        });
         if !placement.exists() {
             return;
         }
@@ -393,6 +427,27 @@ async fn pass_wakes_on(socket: UnixDatagram, inner: std::sync::Weak<Inner>) {
         let dir = Path::new(std::ffi::OsStr::from_bytes(&dir[..length]));
         if let Some(wake) = inner.watched().get(dir) {
             wake.notify_one();
+        }
+    }
+}
+
+/// Lays out the state that a placement will begin with. The shim does what is left of it; that there is no room is better
+/// known before the source is told to end.
+fn lay_ahead(store: &Store, state_dir: &Path, epoch: Epoch, version: VersionId) -> Result<(), Outcome> {
+    let ahead = state::Ahead::lock(state_dir, epoch).map_err(|error| Outcome::Unprepared { why: error.to_string() })?;
+    match ahead.bring(store, version) {
+        Err(error) if error.is_no_space() => {
+            Err(Outcome::NoSpace { why: format!("the state can't be laid out: {error}") })
+        }
+        Err(error) => {
+            tracing::warn!(dir = %state_dir.display(), %error, "the state can't be laid out ahead");
+            Ok(())
+        }
+        Ok(()) => {
+            if let Err(error) = ahead.settle() {
+                tracing::warn!(dir = %state_dir.display(), %error, "what is laid out ahead can't be synced");
+            }
+            Ok(())
         }
     }
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Component, Path};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tombolo_core::ids::{Name, VersionId};
@@ -24,9 +25,10 @@ use super::prepare::{self, Prepared};
 use super::run::{Cause, End, Ran};
 use super::{Shim, files, inspect};
 use crate::clock::now;
+use crate::state;
 
 /// EX_TEMPFAIL of sysexits(3): 'checkpointed, resume me'.
-const CHECKPOINTED: i32 = 75;
+pub const CHECKPOINTED: i32 = 75;
 /// What is told of a stage's outputs, in bytes: far below what an agent reads and reports at once.
 const TOLD_BYTES_MAX: usize = 1 << 20;
 /// Longest file that a gate reads, in bytes.
@@ -188,7 +190,9 @@ fn save_state(shim: &Shim, prepared: &Prepared, outcome: &mut Outcome) -> Option
     if files::is_empty(dir).unwrap_or(true) {
         return None;
     }
-    match prepared.store.add_tree(dir, &AddOptions::default()) {
+    // Somebody waits for it: what the last copy has seen is not read again.
+    let seen = state::seen(dir).map(Arc::new);
+    match prepared.store.add_tree(dir, &AddOptions { seen, ..AddOptions::default() }) {
         Ok(added) => {
             if let Err(error) = prepare::note_state(dir, shim.order.epoch, added.version) {
                 shim.log.say(&format!("warning: the state directory can't be noted: {error}"));

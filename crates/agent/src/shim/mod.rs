@@ -30,6 +30,7 @@ use tombolo_core::ids::Name;
 use tombolo_core::sync::{Finish, Outcome};
 
 pub use files::remove_tree;
+pub(crate) use prepare::read_note;
 
 use crate::clock::now;
 use crate::logs::{LogWriter, Redactor};

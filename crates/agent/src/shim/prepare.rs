@@ -16,6 +16,7 @@ use super::Shim;
 use super::files::{self, is_no_space, unprepared, unprepared_io};
 use super::placement::Lack;
 use crate::python::{self, PythonError};
+use crate::state::Ahead;
 
 /// What the command finds.
 pub struct Prepared {
@@ -132,9 +133,9 @@ fn not_brought(store: &Store, version: VersionId, what: &str, error: DataError) 
 
 /// Which placement used a state directory last, and what of it is in the store; `<state dir>.json`.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-struct StateNote {
-    epoch: Epoch,
-    version: Option<VersionId>,
+pub struct StateNote {
+    pub epoch: Epoch,
+    pub version: Option<VersionId>,
 }
 
 /// What to do about a state directory.
@@ -165,12 +166,10 @@ fn prepare_state(shim: &Shim, store: &Store) -> Result<(), Unprepared> {
     };
     let note = read_note(dir).filter(|_| has_any);
     if let StateStep::Replace(version) = state_step(note.as_ref(), shim.order.order.state, shim.order.epoch) {
-        // Beside it first, so that a kill leaves the one or the other whole.
-        let new = dir.with_extension("new");
-        files::remove_tree(&new).map_err(&failed)?;
-        bring(store, version, &new, "the state")?;
-        files::remove_tree(dir).map_err(&failed)?;
-        fs::rename(&new, dir).map_err(&failed)?;
+        // Beside it first, so that a kill leaves the one or the other whole. With a move most of it is there already.
+        let ahead = Ahead::lock(dir, shim.order.epoch).map_err(&failed)?;
+        ahead.bring(store, version).map_err(|error| not_brought(store, version, "the state", error))?;
+        ahead.into_place().map_err(&failed)?;
         shim.log.say(&format!("goes on from the state {}", version.short()));
     }
     fs::create_dir_all(dir).map_err(&failed)?;
@@ -191,7 +190,7 @@ pub fn forget_state(dir: &Path) -> io::Result<()> {
     }
 }
 
-fn read_note(dir: &Path) -> Option<StateNote> {
+pub fn read_note(dir: &Path) -> Option<StateNote> {
     serde_json::from_slice(&fs::read(note_path(dir)).ok()?).ok()
 }
 

@@ -20,6 +20,7 @@ use tombolo_core::spec::{Command, Service};
 use tombolo_core::sync::Outcome;
 use tombolo_core::time::Millis;
 
+use super::commit::CHECKPOINTED;
 use super::placement::{Durable, Event, Session, ShimOrder};
 use super::prepare::Prepared;
 use super::{Shim, Stage, Wake, files, import, process, ready, sql};
@@ -231,11 +232,20 @@ impl Running<'_> {
             let cause = match self.wait(deadline) {
                 Some(Wake::Exited { pid: gone, status }) if gone == pid => {
                     end = Some(End::of(status));
-                    deadline = Some(Instant::now());
+                    // Told to stop, a shell ends at once, and what it has started may still be saving.
+                    if stopped.is_none() {
+                        deadline = Some(Instant::now());
+                    }
                     continue;
                 }
                 Some(Wake::AllGone) => return (end.unwrap_or_default(), stopped),
-                Some(Wake::Exited { .. }) => continue,
+                Some(Wake::Exited { status, .. }) => {
+                    let told = stopped == Some(Cause::Asked) && end == Some(End::Signal(Signal::SIGTERM as i32));
+                    if told && End::of(status) == End::Code(CHECKPOINTED) {
+                        end = Some(End::Code(CHECKPOINTED));
+                    }
+                    continue;
+                }
                 Some(Wake::Ready) => {
                     self.tell_ready();
                     continue;

@@ -179,6 +179,7 @@ pub fn job(command: &str) -> WorkloadSpec {
         duration: None,
         home: None,
         leaning: None,
+        state: None,
     }
 }
 

@@ -71,6 +71,7 @@ impl Reader<'_, '_> {
                 duration: None,
                 home: None,
                 leaning: None,
+                state: None,
             },
         }
     }

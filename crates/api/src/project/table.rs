@@ -1,6 +1,7 @@
 //! Every key of a project file, once: the reader refuses what is not here, and the JSON Schema is made of it.
 
 use tombolo_core::routes::WEIGHT_MAX;
+use tombolo_core::spec::SNAPSHOT_SITES_MAX;
 
 /// A mapping with known keys.
 pub(super) struct Table {
@@ -389,6 +390,13 @@ static COMMON: &[Key] = &[
         "Where it would rather be, and when it may be elsewhere. Default: it is all the same.",
         r#"{"prefer": "onprem", "burst": "cloud", "burst_after": "5m", "back": "when-free"}"#,
     ),
+    key(
+        "state",
+        Shape::Object(&STATE),
+        "Copies of $TOMBOLO_STATE that are taken while it runs and brought to where it would most likely go next. Default: none \
+         but with a move.",
+        r#"{"every": "5m"}"#,
+    ),
 ];
 
 pub(super) static PLACEMENT: Table = Table {
@@ -427,6 +435,19 @@ pub(super) static PYTHON: Table = Table {
             r#"["scikit-learn==1.5.2"]"#,
         ),
         key("version", Shape::Scalar, "Such as 3.11. Default: the site's own.", r#""3.11""#),
+    ]],
+    one_of: &[],
+};
+
+pub(super) static STATE: Table = Table {
+    groups: &[&[
+        required("every", Shape::Duration, "The time from one copy to the next, 5s at least.", r#""5m""#),
+        key(
+            "sites",
+            Shape::Whole { min: 1, max: SNAPSHOT_SITES_MAX as i64 },
+            "To how many other sites they are brought. Default: 1.",
+            "2",
+        ),
     ]],
     one_of: &[],
 };

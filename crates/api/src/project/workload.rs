@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tombolo_core::Resources;
 use tombolo_core::routes::{Access, DRAIN_DEFAULT, DRAIN_MAX, WEIGHT_MAX};
 use tombolo_core::spec::{
-    Bound, Command, FAILOVER_AFTER_MIN, GRACE_DEFAULT, Gate, Job, Kind, Python, REASON_CHARS_MAX, Ready, Service,
-    WorkloadSpec,
+    Bound, Command, FAILOVER_AFTER_MIN, GRACE_DEFAULT, Gate, Job, Kind, Python, REASON_CHARS_MAX, Ready,
+    SNAPSHOT_EVERY_MIN, SNAPSHOT_SITES_MAX, Service, StateCopies, WorkloadSpec,
 };
 use tombolo_core::{Millis, Name, SiteId};
 
@@ -60,6 +60,7 @@ impl Reader<'_, '_> {
                 duration: fields.get("duration").and_then(|node| self.span(node)),
                 home: fields.get("home").and_then(|node| self.site_name(node)),
                 leaning: fields.get("placement").and_then(|node| self.leaning(node)),
+                state: fields.get("state").and_then(|node| self.snapshots(node)),
             },
         };
         if let Some(command) = fields.get("run").and_then(|node| self.text(node, SHELL_COMMAND)) {
@@ -81,6 +82,20 @@ impl Reader<'_, '_> {
             return None;
         }
         Some(lease)
+    }
+
+    fn snapshots(&mut self, node: &Node) -> Option<StateCopies> {
+        let fields = self.fields(node, &table::STATE, &[], "`state`")?;
+        let sites = self.number_or(&fields, "sites", 1, i64::from(SNAPSHOT_SITES_MAX), 1);
+        let every = fields.get("every").map(|node| (node.span, self.span(node)));
+        fields.finish();
+        let (span, every) = every?;
+        if every? < SNAPSHOT_EVERY_MIN {
+            let message = format!("`every` is at least {SNAPSHOT_EVERY_MIN}");
+            self.fault(span, message, "each copy looks at every file of the state directory");
+            return None;
+        }
+        Some(StateCopies { every: every?, sites })
     }
 
     fn stage(&mut self, fields: &Fields, work: &mut Work) {

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tombolo_core::draining::Cause;
 use tombolo_core::moving::{Method, Moved, Moving, Quote, Wish, survives};
-use tombolo_core::{Millis, SiteId, WorkloadId};
+use tombolo_core::world::{Came, Stay};
+use tombolo_core::{Millis, SiteId, Timestamp, WorkloadId};
 
 /// What is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -56,9 +57,41 @@ pub struct QuoteView {
     pub rounds: u32,
     pub duration_ms: u64,
     pub downtime_ms: u64,
+    /// Of the downtime what the program itself is expected to take: to end and leave its state, and to start.
+    #[serde(default)]
+    pub save_ms: u64,
+    #[serde(default)]
+    pub start_ms: u64,
     pub egress_price: f64,
     pub survives: Vec<String>,
     pub lost: Vec<String>,
+}
+
+/// A workload's stay at a site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct StayView {
+    pub site: String,
+    pub epoch: u64,
+    pub from: i64,
+    /// None while it lasts.
+    #[serde(default)]
+    pub to: Option<i64>,
+    /// From its being placed to its end, or until now.
+    pub lasted_ms: u64,
+    /// How long the command ran, once it has ended.
+    #[serde(default)]
+    pub ran_ms: Option<u64>,
+    /// Brought over the network for it.
+    pub bytes_in: u64,
+    /// So far.
+    pub cost: f64,
+    /// How it ended, in words; none while it lasts.
+    #[serde(default)]
+    pub ended: Option<String>,
+    /// `placed`, `moved`, `returned`, `failed_over` or `again`.
+    pub came: String,
+    /// Why it came there, in words.
+    pub why: String,
 }
 
 /// A move, under way or over.
@@ -153,9 +186,36 @@ impl QuoteView {
             rounds: quote.rounds,
             duration_ms: quote.duration.0,
             downtime_ms: quote.downtime.0,
+            save_ms: quote.save.0,
+            start_ms: quote.start.0,
             egress_price: quote.egress_price,
             survives: words(kept),
             lost: words(lost),
+        }
+    }
+}
+
+impl StayView {
+    pub fn new(stay: &Stay, now: Timestamp) -> StayView {
+        let came = match stay.came {
+            Came::Placed => "placed",
+            Came::Moved { .. } => "moved",
+            Came::Returned { .. } => "returned",
+            Came::FailedOver { .. } => "failed_over",
+            Came::Again { .. } => "again",
+        };
+        StayView {
+            site: stay.site.to_string(),
+            epoch: stay.epoch.0,
+            from: stay.from.0,
+            to: stay.to.map(|to| to.0),
+            lasted_ms: stay.to.unwrap_or(now).since(stay.from).0,
+            ran_ms: stay.ran.map(|ran| ran.0),
+            bytes_in: stay.bytes_in,
+            cost: stay.cost,
+            ended: stay.outcome.as_ref().map(ToString::to_string),
+            came: came.to_owned(),
+            why: stay.came.to_string(),
         }
     }
 }

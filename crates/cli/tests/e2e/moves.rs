@@ -69,6 +69,20 @@ fn a_job_goes_there_and_back_and_counts_each_number_once() {
     let sites: Vec<&str> = attempts.iter().map(|attempt| attempt["site"].as_str().unwrap()).collect();
     assert_eq!(sites, ["here", "there", "here"]);
 
+    let stays = world.json(&["history", &format!("{run}/count")]);
+    let stays: Vec<_> = stays
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stay| (stay["site"].as_str().unwrap(), stay["why"].as_str().unwrap()))
+        .collect();
+    assert_eq!(stays.len(), 3, "{stays:?}");
+    assert_eq!(stays[0], ("here", "placed"));
+    assert!(
+        stays[1].0 == "there" && stays[1].1.starts_with("moved from here by ") && stays[1].1.ends_with(": maintenance"),
+        "{stays:?}"
+    );
+
     let moves = world.json(&["move", "ls", &format!("{run}/count")]);
     let ways: Vec<_> = moves.as_array().unwrap().iter().map(|one| one["to"].as_str().unwrap()).collect();
     assert_eq!(ways, ["here", "there"], "the newest first");
@@ -178,5 +192,39 @@ fn moves_outlive_kills() {
     let marks = world.marks_of("count");
     let counted: Vec<usize> = marks.iter().map(|mark| mark.split('@').next().unwrap().parse().unwrap()).collect();
     assert_eq!(counted, (1..=60).collect::<Vec<_>>(), "{marks:?}");
-    assert!(!Path::new(&world.path("site/there/state")).join(&run).join("count.aside").exists());
+    assert!(!Path::new(&world.path("sites/there/state")).join(&run).join("count.aside").exists());
+}
+
+/// The site dies with the machine; the job goes on elsewhere from the newest copy that had got there.
+#[test]
+fn a_failover_goes_on_from_the_last_copy() {
+    let mut world = World::with_sites(&SITES);
+    world.ok(&["site", "set", "there", "--price", "cpu_hour=9"]);
+    let yaml = "
+project: counting
+stages:
+  count: { run: 'sh count.sh', out: [sum], state: { every: 5s }, failover_after: 15s, grace: 1s }
+";
+    let dir = world.project("counting", yaml, &[("count.sh", &COUNT.replace("60", "900"))]);
+    let run = world.submit(&dir);
+    world.wait_mark("count", 5);
+    assert_eq!(site_of(&world, &run, "count"), "here");
+    // A copy of the state, of which nothing else is there.
+    let manifests = world.site_dir("there").join("store/manifests");
+    wait(SOON, "a copy of the state", || (std::fs::read_dir(&manifests).ok()?.count() > 0).then_some(()));
+    let copied = world.marks_of("count").len();
+    world.kill_agent("here");
+    for pid in world.shims("/count.1").into_iter().chain(world.shims("count.sh")) {
+        super::world::kill_pid(pid);
+    }
+    wait(Duration::from_secs(180), "the failover", || {
+        world.marks_of("count").iter().any(|mark| mark.ends_with("@there")).then_some(())
+    });
+    let marks = world.marks_of("count");
+    let first = marks.iter().find(|mark| mark.ends_with("@there")).unwrap();
+    let number: usize = first.split('@').next().unwrap().parse().unwrap();
+    assert!(number > 1 && number <= copied + 100, "it goes on from a copy, not from its start: {first} after {copied}");
+    let stays = world.json(&["history", "count"]);
+    assert_eq!(stays[1]["came"], "failed_over", "{stays:#}");
+    world.ok(&["stop", &run]);
 }

@@ -50,6 +50,7 @@ pub const RULES: &[(&str, &str, Door)] = &[
     ("DELETE", "/v1/workloads/{run}/{name}/move", Needs(Member)),
     ("POST", "/v1/workloads/{run}/{name}/move/quote", Needs(Viewer)),
     ("GET", "/v1/workloads/{run}/{name}/moves", Needs(Viewer)),
+    ("GET", "/v1/workloads/{run}/{name}/history", Needs(Viewer)),
     ("GET", "/v1/moves", Needs(Viewer)),
     ("GET", "/v1/endpoints", Needs(Viewer)),
     ("GET", "/v1/endpoints/{project}/{service}/tokens", Needs(Member)),

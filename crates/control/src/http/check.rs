@@ -8,8 +8,8 @@ use tombolo_core::expect::{Expect, SET_VALUES_MAX, Value};
 use tombolo_core::facts::{COLUMN_NAME_BYTES_MAX, COLUMNS_MAX};
 use tombolo_core::site::{Labels, Prices};
 use tombolo_core::spec::{
-    Bound, Command, FAILOVER_AFTER_MIN, Objective, PRIORITIES_MAX, ProjectSpec, REASON_CHARS_MAX, STAGES_MAX,
-    WorkloadSpec,
+    Bound, Command, FAILOVER_AFTER_MIN, Objective, PRIORITIES_MAX, ProjectSpec, REASON_CHARS_MAX, SNAPSHOT_EVERY_MIN,
+    SNAPSHOT_SITES_MAX, STAGES_MAX, WorkloadSpec,
 };
 use tombolo_core::{Millis, Name, Resources};
 
@@ -62,7 +62,7 @@ fn workload(name: &Name, spec: &WorkloadSpec, makers: &BTreeMap<&Name, Option<&N
         return Err(bad(format!("{name} reads {source}, which nothing makes")));
     }
     resources(&spec.resources)?;
-    let spans = [Some(spec.grace), spec.failover_after, spec.duration];
+    let spans = [Some(spec.grace), spec.failover_after, spec.duration, spec.state.map(|state| state.every)];
     let job = spec.job();
     let ready = spec.service().and_then(|service| service.ready.as_ref());
     let spans = spans.into_iter().chain([job.and_then(|job| job.timeout), ready.map(|ready| ready.timeout)]);
@@ -71,6 +71,14 @@ fn workload(name: &Name, spec: &WorkloadSpec, makers: &BTreeMap<&Name, Option<&N
     }
     if spec.failover_after.is_some_and(|lease| lease < FAILOVER_AFTER_MIN) {
         return Err(bad(format!("failover_after of {name} is below {FAILOVER_AFTER_MIN}")));
+    }
+    if spec
+        .state
+        .is_some_and(|state| state.every < SNAPSHOT_EVERY_MIN || !(1..=SNAPSHOT_SITES_MAX).contains(&state.sites))
+    {
+        return Err(bad(format!(
+            "the state of {name} is copied every {SNAPSHOT_EVERY_MIN} at most, to 1 to {SNAPSHOT_SITES_MAX} sites"
+        )));
     }
     if !(-PRIORITY_MAX..=PRIORITY_MAX).contains(&spec.priority) {
         return Err(bad(format!("the priority of {name} is not between -{PRIORITY_MAX} and {PRIORITY_MAX}")));

@@ -124,6 +124,7 @@ fn all() -> OpenApiRouter<Shared> {
         .routes(routes!(moves::quote))
         .routes(routes!(moves::begin, moves::call_off))
         .routes(routes!(moves::of_workload))
+        .routes(routes!(moves::history))
         .routes(routes!(moves::list))
         .routes(routes!(endpoints::list))
         .routes(routes!(endpoints::make_token, endpoints::tokens))

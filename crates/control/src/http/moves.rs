@@ -1,8 +1,11 @@
 //! Moves of workloads: quoted, asked for, followed and called off.
 
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
 use axum::Json;
 use axum::extract::State;
-use tombolo_api::wire::{MoveRequest, MoveView, QuoteView};
+use tombolo_api::wire::{MoveMethod, MoveRequest, MoveView, QuoteView, StayView};
 use tombolo_core::moving::Wish;
 use tombolo_core::world::{Refusal, WorkloadRecord, World};
 use tombolo_core::{Name, RunId, WorkloadId};
@@ -13,6 +16,11 @@ use super::extract::{At, Json as Body};
 use super::fault::Fault;
 use super::workloads::found;
 
+/// How long a quote waits for what nobody knows yet, how often it looks, and the time between two copies that tell how much
+/// changes.
+const MEASURED_WITHIN: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(30);
+const BETWEEN_COPIES: Duration = Duration::from_secs(1);
 /// Moves in one listing; the oldest are left out.
 const LISTED_MAX: usize = 500;
 
@@ -29,6 +37,7 @@ pub(super) async fn quote(
     Body { value: request, .. }: Body<MoveRequest>,
 ) -> Result<Json<QuoteView>, Fault> {
     let id = WorkloadId::new(run, name);
+    measure(&shared, &id, &request).await?;
     let wish = wish(request, &caller)?;
     let asked = id.clone();
     let looked = shared.engine.look(move |world, now| {
@@ -58,6 +67,7 @@ pub(super) async fn begin(
     Body { value: request, .. }: Body<MoveRequest>,
 ) -> Result<Json<MoveView>, Fault> {
     let id = WorkloadId::new(run, name);
+    measure(&shared, &id, &request).await?;
     let wish = wish(request, &caller)?;
     let asked = id.clone();
     let begun = shared.engine.change(move |world, now| {
@@ -115,6 +125,23 @@ pub(super) async fn of_workload(
     Ok(Json(all(&found(&shared, &WorkloadId::new(run, name)).await?)))
 }
 
+/// Where a workload has been, the oldest stay first, whether or not it is over.
+#[utoipa::path(
+    get, path = "/v1/workloads/{run}/{name}/history", tag = "moves",
+    params(("run" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = [StayView]))
+)]
+pub(super) async fn history(
+    State(shared): State<Shared>,
+    At((run, name)): At<(RunId, Name)>,
+) -> Result<Json<Vec<StayView>>, Fault> {
+    let record = found(&shared, &WorkloadId::new(run, name)).await?;
+    let looked = shared.engine.look(move |world, now| {
+        world.stays(&record, now).iter().map(|stay| StayView::new(stay, now)).collect::<Vec<_>>()
+    });
+    Ok(Json(looked.await?))
+}
+
 /// The moves of everything that is not over, the newest first.
 #[utoipa::path(get, path = "/v1/moves", tag = "moves", responses((status = 200, body = [MoveView])))]
 pub(super) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<MoveView>>, Fault> {
@@ -123,6 +150,47 @@ pub(super) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<MoveVi
     moves.sort_by_key(|one| std::cmp::Reverse(one.at));
     moves.truncate(LISTED_MAX);
     Ok(Json(moves))
+}
+
+/// Has a copy of the state taken where nobody knows how large it is or how fast it changes, and waits for that, though not
+/// for ever. What it reads now the move need not read.
+async fn measure(shared: &Shared, id: &WorkloadId, request: &MoveRequest) -> Result<(), Fault> {
+    if request.method == Some(MoveMethod::Restart) {
+        return Ok(());
+    }
+    let deadline = Instant::now() + MEASURED_WITHIN;
+    let mut asked = BTreeSet::new();
+    loop {
+        let of = id.clone();
+        let looked = shared.engine.look(move |world, now| {
+            let record = world.workloads.get(&of)?;
+            let reachable =
+                record.state.site().and_then(|site| world.sites.get(site)).is_some_and(|site| site.reachable(now));
+            let moves = record.moving.is_some() || record.spec.service().is_some_and(|service| !service.single);
+            (reachable && !moves).then(|| (record.copied, record.snapshots.open.is_some(), record.snapshots.last))
+        });
+        let Some((copied, open, last)) = looked.await? else { return Ok(()) };
+        let known = copied.is_some_and(|copied| copied.bytes == 0 || copied.change_bytes_per_s.is_some());
+        let failed = copied.is_none() && last.is_some() && !open;
+        if known || failed || Instant::now() >= deadline {
+            return Ok(());
+        }
+        // The second tells what has changed since the first.
+        if !open && asked.insert(last) {
+            if copied.is_some() {
+                tokio::time::sleep(BETWEEN_COPIES).await;
+            }
+            let of = id.clone();
+            let change = shared.engine.change(move |world, now| {
+                Ok::<_, std::convert::Infallible>((world.ask_snapshot(&of, now), Vec::new()))
+            });
+            let Ok(can) = change.await?;
+            if !can {
+                return Ok(());
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 fn wish(request: MoveRequest, caller: &Caller) -> Result<Wish, Fault> {

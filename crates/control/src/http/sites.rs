@@ -180,9 +180,9 @@ pub(super) async fn whole(shared: &Shared, id: &SiteId, call: Call) -> Result<se
 /// Every version that something which is not over may come to need, at whatever site.
 fn referenced(world: &World) -> BTreeSet<VersionId> {
     let runs = world.runs.values().flat_map(|run| run.data.values().copied().chain([run.code]));
-    let made = world
-        .workloads
-        .values()
-        .flat_map(|record| record.outputs.values().map(|made| made.version).chain(record.state_dir));
+    let made = world.workloads.values().flat_map(|record| {
+        let kept = record.snapshots.kept.iter().map(|kept| kept.version);
+        record.outputs.values().map(|made| made.version).chain(record.state_dir).chain(kept)
+    });
     runs.chain(made).collect()
 }

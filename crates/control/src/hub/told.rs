@@ -113,7 +113,8 @@ pub fn parts(answers: u64, desired: Desired, mut secrets: Secrets, news: News) -
         parts.push(empty());
     }
     parts[0].revoked = news.revoked;
-    parts[0].desired.copies = desired.copies;
+    (parts[0].desired.copies, parts[0].desired.holds) = (desired.copies, desired.holds);
+    parts[0].desired.forget = desired.forget;
     let mut bytes = 0;
     for assignment in desired.assignments {
         let secrets = secrets.remove(&assignment.workload);

@@ -23,6 +23,8 @@ impl World {
         self.fail_over(now);
         self.end_late_moves(now);
         self.decide_moves(now);
+        self.take_snapshots(now);
+        self.sort_left(now);
         self.release_waiting(now);
         self.ask_cache();
         self.place(now);
@@ -49,7 +51,9 @@ impl World {
         });
         let lease = self.timed().filter_map(|record| self.lease_over(record));
         let moves = self.timed().filter_map(World::move_deadline);
-        backoff.chain(lease).chain(moves).chain(self.next_of_drains()).chain(self.next_maintenance()).min()
+        let snapshots = self.timed().filter_map(World::snapshot_due);
+        let due = backoff.chain(lease).chain(moves).chain(snapshots);
+        due.chain(self.next_of_drains()).chain(self.next_maintenance()).min()
     }
 
     fn end_backoffs(&mut self, now: Timestamp) {
@@ -94,6 +98,7 @@ impl World {
             record.stopping = false;
             let why = site.map(|site| format!("{site} was silent for longer than failover_after"));
             self.take_step(&id, Step::Abandon, now, why);
+            self.fall_back(&id, now);
             if stop {
                 self.take_step(&id, Step::Stop, now, None);
             }
@@ -265,6 +270,7 @@ impl World {
     }
 
     fn commit(&mut self, id: &WorkloadId, site: SiteId, placement: Placement, now: Timestamp) {
+        self.fall_back(id, now);
         let record = self.workloads.get_mut(id).expect("looked up by the caller");
         record.epoch = record.newest_epoch().next();
         record.note_attempt(&site, now);

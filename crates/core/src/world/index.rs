@@ -17,6 +17,8 @@ pub(super) struct Index {
     pub queued: BTreeSet<WorkloadId>,
     /// Those that time alone may change: they pause, or their lease may end.
     pub timed: BTreeSet<WorkloadId>,
+    /// Those of which a copy of the state shall be at other sites.
+    pub held: BTreeSet<WorkloadId>,
     /// Runs of which a workload changed since conclusions were last drawn.
     pub changed: BTreeSet<RunId>,
     /// Runs that were seen to be over, until they are retired.
@@ -45,6 +47,7 @@ impl Index {
         }
         keep(&mut self.queued, id, record.is_some_and(|record| matches!(record.state, State::Queued { .. })));
         keep(&mut self.timed, id, record.is_some_and(timed));
+        keep(&mut self.held, id, record.is_some_and(|record| !record.snapshots.standby.is_empty()));
     }
 }
 
@@ -58,7 +61,8 @@ fn keep(set: &mut BTreeSet<WorkloadId>, id: &WorkloadId, member: bool) {
 
 fn timed(record: &WorkloadRecord) -> bool {
     let leased = record.lease().is_some() && record.state.site().is_some();
-    leased || record.moving.is_some() || matches!(record.state, State::Backoff { .. })
+    let copied = record.spec.state.is_some() && record.state.site().is_some() || record.snapshots.is_timed();
+    leased || copied || record.moving.is_some() || matches!(record.state, State::Backoff { .. })
 }
 
 impl World {
@@ -138,6 +142,7 @@ impl World {
         let same = here(&self.index) == here(&anew) && self.index.at == anew.at;
         same && self.index.queued == anew.queued
             && self.index.timed == anew.timed
+            && self.index.held == anew.held
             && self.index.makers.keys().eq(self.runs.keys())
     }
 }

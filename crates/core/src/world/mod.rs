@@ -10,6 +10,7 @@ mod cache;
 mod datasets;
 mod decide;
 mod draining;
+mod history;
 mod index;
 mod moving;
 mod problem;
@@ -17,6 +18,7 @@ mod report;
 mod retain;
 mod routes;
 mod sketches;
+mod snapshots;
 mod submit;
 mod succession;
 mod together;
@@ -29,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::draining::{Drain, Homecoming};
 use crate::facts::Facts;
 use crate::ids::{Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
-use crate::moving::{Leaving, Moved, Moving};
+use crate::moving::{Leaving, Moved, Moving, Taken};
 use crate::placement::Placement;
 use crate::residency::Residency;
 use crate::resources::Resources;
@@ -40,10 +42,12 @@ use crate::time::{Millis, Timestamp};
 use crate::workload::State;
 
 pub use datasets::{By, Dataset, NamedVersion, Naming, Removed, TAGS_MAX, Tagged, Which};
+pub use history::{Came, Stay};
 pub use report::Known;
 pub use retain::{PRUNED_MAX, Pruned, Retained, YOUNG};
 pub use routes::{EndpointToken, Routes};
 pub use sketches::SKETCHES_MAX;
+pub use snapshots::{LEFT_FOR, Snapshot, Snapshots};
 pub use submit::{Refusal, Submission};
 pub use together::{critical_path, in_order};
 pub use why::{Derived, LOOKED_AT_MAX, Lifted, Provenance, Rule, Why, read_by, why};
@@ -90,6 +94,8 @@ pub struct World {
     looked: draining::Looked,
     index: index::Index,
     routing: routes::Routing,
+    /// State directories that sites have told of, which no placement there uses, and those that may go.
+    left: BTreeMap<SiteId, snapshots::Left>,
 }
 
 /// What the last placing pass saw.
@@ -233,6 +239,9 @@ pub struct WorkloadRecord {
     /// What copies of its state directory have told of it.
     #[serde(default)]
     pub copied: Option<Measured>,
+    /// Copies of it that are kept, and where.
+    #[serde(default)]
+    pub snapshots: Snapshots,
 }
 
 /// How large a state directory is, and how much of it changes.
@@ -241,6 +250,30 @@ pub struct Measured {
     pub bytes: u64,
     #[serde(default)]
     pub change_bytes_per_s: Option<f64>,
+    /// What all of it comes to in a store, and on the wire.
+    #[serde(default)]
+    pub packed_bytes: Option<u64>,
+}
+
+impl Measured {
+    /// After another copy, of which a rate may be known.
+    fn again(before: Option<Measured>, taken: &Taken, change_bytes_per_s: Option<f64>) -> Measured {
+        let packed = match before {
+            // Of a first copy all is stored, unless the store had it from elsewhere.
+            None => Some(taken.fresh_bytes).filter(|bytes| *bytes > 0),
+            Some(before) => before.packed_bytes.map(|packed| {
+                let share = packed as f64 / before.bytes.max(1) as f64;
+                (share * taken.bytes as f64) as u64
+            }),
+        };
+        let rate = change_bytes_per_s.or(before.and_then(|before| before.change_bytes_per_s));
+        Measured { bytes: taken.bytes, change_bytes_per_s: rate, packed_bytes: packed }
+    }
+
+    /// What it comes to on the wire.
+    pub fn packed(&self) -> u64 {
+        self.packed_bytes.unwrap_or(self.bytes)
+    }
 }
 
 /// An explanation that an earlier version wrote in another form is left out: nothing is decided by it, and what still
@@ -325,6 +358,12 @@ pub struct PastRuns {
     /// What the last import of an incremental source left for the next.
     #[serde(default)]
     pub state: Option<VersionId>,
+    /// How long moves have taken it to end and leave its state, and to start where all was there: weighted means in which
+    /// the last counts a half.
+    #[serde(default)]
+    pub save: Option<Millis>,
+    #[serde(default)]
+    pub start: Option<Millis>,
 }
 
 /// Something that happened, for histories and for those who follow a run.
@@ -454,6 +493,7 @@ impl World {
             desired.assignments.push(Assignment { workload: record.id.clone(), epoch: record.epoch, intent });
         }
         self.desire_moves(site, &mut desired);
+        self.desire_snapshots(site, &mut desired);
         self.answer(site, observed, &mut desired);
         desired
     }

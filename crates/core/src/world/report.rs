@@ -55,6 +55,7 @@ impl World {
         for copied in &report.copied {
             self.take_copy(site, copied, now);
         }
+        self.take_left(site, &report.left);
     }
 
     fn note_transfer(&mut self, site: &SiteId, seen: &TransferSeen) {
@@ -73,6 +74,7 @@ impl World {
         let Some(record) = self.workloads.get_mut(id) else { return };
         if let Some(moving) = record.moving.as_mut().filter(|moving| moving.to == *site) {
             moving.bytes = moving.bytes.saturating_add(seen.wire_bytes);
+            moving.egress += egress;
             self.changes.workloads.insert(id.clone());
         }
         if let Some(attempt) = record.attempts.last_mut().filter(|attempt| attempt.site == *site) {
@@ -177,13 +179,16 @@ impl World {
         if let Some(version) = finish.state {
             // State derives from what the workload read, what it had gone on from included, and follows the same rule.
             let residency = self.inherited(id);
-            self.enter_version(version, 0, 0, residency, site, Some(id.clone()), now);
+            let bytes = self.workloads[id].copied.map_or(0, |copied| copied.bytes);
+            self.enter_version(version, bytes, 0, residency, site, Some(id.clone()), now);
+            if self.goes_on_from(id, finish, &outcome) {
+                self.keep_state(id, version, now);
+            }
         }
         if self.end_of_moving(id, finish, &outcome, now) {
             return;
         }
         let record = self.workloads.get_mut(id).expect("known to be live");
-        record.state_dir = finish.state.or(record.state_dir);
         if matches!(record.state, State::Ready { since, .. } if now.since(since) >= SERVED_WELL) {
             // It did its work for a while: what ends it now is not what ended it before.
             (record.failures, record.losses) = (0, 0);
@@ -197,6 +202,7 @@ impl World {
             record.state = next;
             record.stopping = false;
         }
+        self.forget_snapshots(id);
         self.touch(id);
         self.tell(now, id, text);
         self.changes.wake.insert(site.clone());

@@ -96,7 +96,8 @@ impl World {
         }
         for record in self.workloads.values() {
             let made = record.outputs.values().map(|made| made.version);
-            in_use.extend(made.chain(record.state_dir).map(|version| (version, &record.id.run)));
+            let kept = record.snapshots.kept.iter().map(|kept| kept.version);
+            in_use.extend(made.chain(record.state_dir).chain(kept).map(|version| (version, &record.id.run)));
         }
         in_use
     }

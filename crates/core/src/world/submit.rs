@@ -353,7 +353,11 @@ impl World {
         let run = |run: &RunRecord| run.code == *id || run.data.values().any(|version| version == id);
         let workload = |record: &WorkloadRecord| {
             let ahead = || record.moving.as_ref().is_some_and(|moving| moving.ahead() == Some(*id));
-            record.state_dir == Some(*id) || ahead() || record.outputs.values().any(|made| made.version == *id)
+            let kept = || record.snapshots.kept.iter().any(|kept| kept.version == *id);
+            record.state_dir == Some(*id)
+                || ahead()
+                || kept()
+                || record.outputs.values().any(|made| made.version == *id)
         };
         self.runs.values().any(run) || self.workloads.values().any(workload)
     }
@@ -397,6 +401,7 @@ fn new_workload(id: WorkloadId, spec: WorkloadSpec) -> WorkloadRecord {
         leaving: Vec::new(),
         away_from: None,
         copied: None,
+        snapshots: Default::default(),
     }
 }
 

@@ -15,6 +15,7 @@ mod routes;
 mod services;
 mod sites;
 mod sketches;
+mod snapshots;
 mod spills;
 mod together;
 mod why;

@@ -10,8 +10,10 @@ use tombolo_core::routes::Access;
 use tombolo_core::site::{Prices, SiteInfo};
 use tombolo_core::sketch::Sketch;
 use tombolo_core::source::Source;
-use tombolo_core::spec::{Bound, Command, DataSpec, Job, Kind, Objective, ProjectSpec, Service, WorkloadSpec};
-use tombolo_core::sync::{Copied, Finish, Intent, Made, Observed, Outcome, Phase, Report, StateCopy};
+use tombolo_core::spec::{
+    Bound, Command, DataSpec, Job, Kind, Objective, ProjectSpec, Service, StateCopies, WorkloadSpec,
+};
+use tombolo_core::sync::{Copied, Finish, Intent, Made, Observed, Outcome, Phase, Replicas, Report, StateCopy};
 use tombolo_core::world::{
     Event, Pruned, Refusal, Release, SiteRecord, Submission, VersionRecord, WorkloadRecord, World,
 };
@@ -121,6 +123,10 @@ fn workload(line: &str) -> (Name, WorkloadSpec) {
         duration: words.get("takes").map(|secs| Millis::from_secs(secs.parse().unwrap())),
         home: words.get("home").map(site),
         leaning: leaning(&words),
+        state: words.get("state").map(|secs| StateCopies {
+            every: Millis::from_secs(secs.parse().unwrap()),
+            sites: words.number("standby", 1) as u32,
+        }),
     };
     (name(words.0), spec)
 }
@@ -287,6 +293,11 @@ impl Play {
                 self.see(what, Phase::Prepared { state: state.first().map(|word| version(word)) });
             }
             ["copied", what, round, rest @ ..] => self.copied(what, round.parse().unwrap(), rest),
+            ["snapshot", place, rest @ ..] => self.snapshot(place, rest),
+            ["has", place, what] => {
+                let replicas = Replicas::New(vec![version(what)]);
+                self.world.report(&site(place), &Report { replicas, ..Report::default() }, self.now);
+            }
             ["accept", what] => self.see(what, Phase::Preparing),
             ["start", what] => self.see(what, Phase::Running { since: self.now }),
             ["ready", what] => self.see(what, Phase::Ready { since: self.now, address: "h:1".into() }),
@@ -343,6 +354,26 @@ impl Play {
     pub fn see_end(&mut self, what: &str) {
         let finish = Finish::without_running(Outcome::Stopped, self.now);
         self.see(what, Phase::Finished(Box::new(finish)));
+    }
+
+    /// `a s1 100`: the copy that `a` is told to take is `s1`, of which 100 bytes are new; `torn` or `failed`.
+    fn snapshot(&mut self, place: &str, rest: &[&str]) {
+        let desired = self.world.desired(&site(place), &[]);
+        let [of] = desired.copies.as_slice() else { panic!("one copy is wanted at {place}: {:?}", desired.copies) };
+        let torn = rest.contains(&"torn");
+        let result = match rest {
+            ["failed"] => Err("its disk is full".to_owned()),
+            rest => Ok(Taken {
+                version: Some(version(rest[0])),
+                bytes: 1000,
+                files: 1,
+                fresh_bytes: rest.get(1).map_or(0, |fresh| fresh.parse().unwrap()),
+                took: Millis(1),
+                torn,
+            }),
+        };
+        let copied = vec![Copied { of: of.clone(), result }];
+        self.world.report(&site(place), &Report { copied, ..Report::default() }, self.now);
     }
 
     /// `p-1/train` is its newest placement, wherever that was; `p-1/train#1@a` another.

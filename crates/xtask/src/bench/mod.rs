@@ -2,6 +2,7 @@
 //!
 //! To add one: a file here with `pub fn run(ctx: &Context) -> Result<Vec<Row>>`, and a line in [`BENCHES`].
 
+mod apart;
 mod data_add;
 mod data_many;
 mod data_move;
@@ -16,6 +17,8 @@ mod http;
 mod idle;
 mod input;
 mod memory;
+mod move_checkpoint;
+mod move_quote;
 mod ours;
 mod overhead;
 mod pairs;
@@ -52,6 +55,8 @@ const BENCHES: &[(&str, Run)] = &[
     ("gateway", gateway::run),
     ("idle", idle::run),
     ("memory", memory::run),
+    ("move-checkpoint", move_checkpoint::run),
+    ("move-quote", move_quote::run),
     ("overhead", overhead::run),
     ("plan", plan::run),
     ("reconcile", reconcile::run),
@@ -63,13 +68,13 @@ const RUNS_DEFAULT: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, drain, gateway, idle, memory, overhead, plan, reconcile, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
+    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, drain, gateway, idle, memory, move-checkpoint, move-quote, overhead, plan, reconcile, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
     name: String,
     /// Small inputs and the dev profile, to try the benchmark itself; its rows are shown and never recorded
     #[arg(long)]
     quick: bool,
     /// The input's size, where the default is too much for this machine: bytes, or what else the benchmark counts
-    /// (dispatch: jobs; drain: histories; gateway: seconds; idle: runs; overhead: seconds; plan: stages; reconcile: chunks; submit: times); the rows' notes say so
+    /// (dispatch: jobs; drain: histories; gateway: seconds; idle: runs; move-quote: moves; overhead: seconds; plan: stages; reconcile: chunks; submit: times); the rows' notes say so
     #[arg(long)]
     size: Option<u64>,
     /// How often each side runs (overhead: at least ten times)

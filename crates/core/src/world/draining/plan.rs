@@ -73,7 +73,7 @@ impl World {
                 }
             };
             let method = method_of(record);
-            let quote = self.quote(record, site, &outcome.site, method, None, outcome.terms);
+            let quote = self.quote(record, &outcome.site, method, None, outcome.terms, now);
             let unknown = record.spec.job().is_some() && !drain.restart_jobs && record.state_dir.is_none();
             plan.moves.push(Planned {
                 workload: record.id.clone(),

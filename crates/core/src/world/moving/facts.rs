@@ -2,8 +2,8 @@
 
 use super::super::{Measured, WorkloadRecord, World};
 use super::LANDING_LEASE;
-use crate::ids::{Epoch, SiteId, WorkloadId};
-use crate::moving::{self, BANDWIDTH_ASSUMED, Leaving, Method, Next, Prepared, Round, Stage};
+use crate::ids::{Epoch, SiteId, VersionId, WorkloadId};
+use crate::moving::{self, BANDWIDTH_ASSUMED, Leaving, Method, Moving, Next, Prepared, Round, Stage};
 use crate::sync::{Copied, Finish, Observed, Outcome, Phase, StateCopy};
 use crate::time::Timestamp;
 use crate::workload::State;
@@ -53,6 +53,9 @@ impl World {
     pub(in crate::world) fn take_copy(&mut self, site: &SiteId, copied: &Copied, now: Timestamp) {
         let StateCopy { workload: id, epoch, turn } = &copied.of;
         let Some(record) = self.workloads.get(id).filter(|record| record.epoch == *epoch) else { return };
+        if record.snapshot_turn() == Some(*turn) && record.state.site() == Some(site) {
+            return self.take_snapshot(site, id, &copied.result, now);
+        }
         let Some(moving) = &record.moving else { return };
         let due =
             moving.stage == Stage::Ahead && moving.from == *site && *turn == (moving.epoch, moving.rounds.len() as u32);
@@ -67,12 +70,17 @@ impl World {
             let residency = self.inherited(id);
             self.enter_version(version, taken.bytes, taken.files, residency, site, Some(id.clone()), now);
         }
+        let before = moving_ahead(&self.workloads[id]);
         let record = self.workloads.get_mut(id).expect("looked up above");
-        record.state_dir = taken.version.filter(|_| !taken.torn).or(record.state_dir);
         let moving = record.moving.as_mut().expect("looked up above");
         moving.rounds.last_mut().expect("looked at above").taken = Some(taken.clone());
-        record.copied = Some(Measured { bytes: taken.bytes, change_bytes_per_s: moving::change_rate(&moving.rounds) });
+        record.copied = Some(Measured::again(record.copied, &taken, moving::change_rate(&moving.rounds)));
         let to = moving.to.clone();
+        match taken.version {
+            Some(version) if !taken.torn => self.keep_state(id, version, now),
+            _ => {}
+        }
+        self.let_go(before);
         self.moves_on(id, now, None, [to]);
         self.advance(id, now);
     }
@@ -106,6 +114,18 @@ impl World {
         }
     }
 
+    /// Whether a workload goes on from what an end has left. What failed at a move's destination before it had arrived has
+    /// changed nothing: the source goes on from what it had left itself.
+    pub(in crate::world) fn goes_on_from(&self, id: &WorkloadId, finish: &Finish, outcome: &Outcome) -> bool {
+        let record = &self.workloads[id];
+        let Some(moving) = record.moving.as_ref().filter(|moving| moving.stage == Stage::Landing) else { return true };
+        let job = record.spec.job().is_some();
+        let asked = matches!(outcome, Outcome::Stopped | Outcome::Checkpointed);
+        let arrived = record.stopping || outcome.is_success() || job && finish.ran.is_some() && moving.off.is_none();
+        // One that went on there for a moment before it was called back goes on from there.
+        arrived || job && asked
+    }
+
     /// Takes in the end of a workload that moves. Answers whether that is all that follows from it: if not, it is an
     /// end like any other.
     pub(in crate::world) fn end_of_moving(
@@ -123,7 +143,6 @@ impl World {
             Stage::Stopping if asked && !record.stopping => {
                 let anew = moving.method == Method::Restart;
                 let record = self.workloads.get_mut(id).expect("looked up above");
-                record.state_dir = finish.state.or(record.state_dir);
                 let moving = record.moving.as_mut().expect("looked up above");
                 moving.marks.stopped = Some(now);
                 match off {
@@ -151,11 +170,6 @@ impl World {
                 false
             }
             Stage::Landing => {
-                if job && asked {
-                    // It went on there for a moment before it was called back, and goes on from there.
-                    let record = self.workloads.get_mut(id).expect("looked up above");
-                    record.state_dir = finish.state.or(record.state_dir);
-                }
                 let why = off.unwrap_or_else(|| format!("at {} it {outcome}", self.to(id)));
                 self.return_home(id, why, now);
                 true
@@ -239,4 +253,9 @@ impl World {
             self.touch(&id);
         }
     }
+}
+
+/// The newest copy that its move has taken.
+fn moving_ahead(record: &WorkloadRecord) -> Option<VersionId> {
+    record.moving.as_ref().and_then(Moving::ahead)
 }

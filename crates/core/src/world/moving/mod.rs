@@ -66,6 +66,8 @@ impl World {
             Method::Switch | Method::Checkpoint => vec![Round { asked: now, taken: None, there: None }],
         };
         let (text, to) = (format!("moves to {} ({})", wish.to, method.word()), wish.to.clone());
+        // Its own rounds take the place of a copy that is under way.
+        record.snapshots.open = None;
         record.moving = Some(Moving {
             from: from.clone(),
             to: wish.to,
@@ -84,6 +86,7 @@ impl World {
             rounds,
             prepared: None,
             bytes: 0,
+            egress: 0.0,
             marks: Marks::default(),
             quote,
         });
@@ -142,8 +145,10 @@ impl World {
             Some(why) => format!("the move to {} was undone: {why}", moving.to),
         };
         let last = moving.rounds.iter().rev().find_map(|round| round.taken.as_ref());
+        let ahead = moving.ahead();
         record.moves.push(Moved {
             ended: now,
+            epoch: moving.epoch,
             undone,
             rounds: moving.rounds.len() as u32,
             bytes: moving.bytes,
@@ -163,6 +168,7 @@ impl World {
         let excess = record.moves.len().saturating_sub(MOVES_MAX);
         record.moves.drain(..excess);
         record.note_whereabouts();
+        self.let_go(ahead);
         self.moves_on(id, now, Some(text), [moving.from, moving.to]);
     }
 
@@ -240,12 +246,14 @@ impl World {
         record.state = next;
         record.epoch = epoch;
         record.note_attempt(&to, now);
+        record.count_brought();
         self.arrive(id, now);
         self.supersede(&id.clone(), now);
     }
 
     /// The point of no return: from here on the destination goes on alone.
     fn arrive(&mut self, id: &WorkloadId, now: Timestamp) {
+        self.learn_from_move(id);
         self.end_move(id, None, now);
     }
 
@@ -280,14 +288,14 @@ impl World {
     /// The placement at the destination becomes the workload's, with what the source has left.
     fn land(&mut self, id: &WorkloadId, anew: bool, now: Timestamp) {
         let record = self.workloads.get_mut(id).expect("looked up by the caller");
-        if anew {
-            record.state_dir = None;
-        }
+        let gone = if anew { record.begin_anew() } else { Vec::new() };
         let moving = record.moving.as_mut().expect("looked up by the caller");
         moving.stage = Stage::Landing;
         let (to, epoch) = (moving.to.clone(), moving.epoch);
         record.epoch = epoch;
         record.note_attempt(&to, now);
+        record.count_brought();
+        self.let_go(gone);
         self.take_step(id, Step::Land { site: to.clone() }, now, Some(format!("goes on at {to}")));
     }
 
@@ -318,6 +326,14 @@ impl World {
 }
 
 impl WorkloadRecord {
+    /// What was brought ahead for the newest placement is part of what it took.
+    fn count_brought(&mut self) {
+        if let (Some(moving), Some(attempt)) = (&self.moving, self.attempts.last_mut()) {
+            attempt.bytes_in = attempt.bytes_in.saturating_add(moving.bytes);
+            attempt.cost += moving.egress;
+        }
+    }
+
     /// A new placement's line in its history.
     pub(super) fn note_attempt(&mut self, site: &SiteId, now: Timestamp) {
         self.attempts.push(Attempt {

@@ -1,9 +1,9 @@
 //! What a move would take, or what forbids it.
 
-use super::super::{Refusal, WorkloadRecord, World};
+use super::super::{Measured, Refusal, Snapshot, WorkloadRecord, World};
 use crate::ids::{SiteId, WorkloadId};
-use crate::moving::{self, BANDWIDTH_ASSUMED, Method, Quote, Wish};
-use crate::placement::{self, Progress, Terms, Verdict};
+use crate::moving::{self, BANDWIDTH_ASSUMED, Marks, Method, Quote, Wish};
+use crate::placement::{self, Input, Placement, Progress, Terms, Verdict};
 use crate::time::{Millis, Timestamp};
 
 /// A move that can't be, by the name of the rule that forbids it.
@@ -51,24 +51,12 @@ impl World {
             _ => {}
         }
         let terms = self.terms_at(record, to, now).map_err(|(rule, why)| forbidden(id, to, rule, why))?;
-        Ok((method, self.quote(record, from, to, method, wish.max_downtime, terms)))
+        Ok((method, self.quote(record, to, method, wish.max_downtime, terms, now)))
     }
 
     /// What the planner says of a site for a workload that is at another, or by which rule it can't be there.
     fn terms_at(&self, record: &WorkloadRecord, to: &SiteId, now: Timestamp) -> Result<Terms, (&'static str, String)> {
-        let run = &self.runs[&record.id.run];
-        let mut problem = self.problem(run, &self.loads(now), now);
-        problem.tasks.retain(|task| task.name == record.id.name);
-        for task in &mut problem.tasks {
-            task.progress = Progress::Undecided;
-        }
-        // What the run holds elsewhere at the destination stays held.
-        for site in &mut problem.sites {
-            site.free = self.free(&self.sites[&site.info.id]);
-            (site.busy, site.queued) = Default::default();
-        }
-        let plan = placement::plan(&problem);
-        let placement = plan.placements.first().ok_or(("nowhere", "it is in no plan".to_owned()))?;
+        let placement = self.place_anew(record, now).ok_or(("nowhere", "it is in no plan".to_owned()))?;
         let terms = match &placement.outcome {
             Ok(outcome) if outcome.site == *to => outcome.terms,
             _ => match placement.others.iter().find(|(site, _)| site == to).map(|(_, verdict)| verdict) {
@@ -80,36 +68,95 @@ impl World {
         Ok(terms)
     }
 
+    /// What the planner would say of a workload that is somewhere, were it nowhere.
+    pub(in crate::world) fn place_anew(&self, record: &WorkloadRecord, now: Timestamp) -> Option<Placement> {
+        let run = &self.runs[&record.id.run];
+        let mut problem = self.problem(run, &self.loads(now), now);
+        problem.tasks.retain(|task| task.name == record.id.name);
+        for task in &mut problem.tasks {
+            task.progress = Progress::Undecided;
+            // Its rules count; what of it has to be brought is reckoned by what copies have told.
+            for input in &mut task.inputs {
+                if let Input::Version { name, bytes, missing, .. } = input
+                    && name.as_str() == "state"
+                {
+                    (*bytes, *missing) = Default::default();
+                }
+            }
+        }
+        // What the run holds elsewhere at the destination stays held.
+        for site in &mut problem.sites {
+            site.free = self.free(&self.sites[&site.info.id]);
+            (site.busy, site.queued) = Default::default();
+        }
+        placement::plan(&problem).placements.into_iter().next()
+    }
+
     pub(in crate::world) fn quote(
         &self,
         record: &WorkloadRecord,
-        from: &SiteId,
         to: &SiteId,
         method: Method,
         max_downtime: Option<Millis>,
         terms: Terms,
+        now: Timestamp,
     ) -> Quote {
+        let from = record.state.site().unwrap_or(to);
         let link = self.links.get(from, to);
         let speed = if link.bytes_per_s > 0.0 { link.bytes_per_s } else { BANDWIDTH_ASSUMED };
         let known = record.copied.as_ref().filter(|_| method != Method::Restart);
-        let state_bytes = known.map(|known| known.bytes);
         let rate = known.and_then(|known| known.change_bytes_per_s);
-        let (rounds, state_all, last_bytes) =
-            moving::foresee(state_bytes.unwrap_or(0), rate.unwrap_or(0.0), speed, max_downtime);
+        let (whole, lacks) = known.map_or((0, 0), |known| (known.packed(), self.lacks(record, to, known, now)));
+        let (rounds, state_all, last_bytes) = moving::foresee(whole, lacks, rate.unwrap_or(0.0), speed, max_downtime);
         let last = moving::millis(last_bytes, speed) + link.latency + link.latency;
         let bytes = terms.transfer_bytes.saturating_add(state_all);
-        let ahead = moving::millis(bytes.saturating_sub(last_bytes), speed) + link.latency;
+        let overheads = Millis(moving::ROUND_ASSUMED.0 * u64::from(rounds));
+        let ahead = moving::millis(bytes.saturating_sub(last_bytes), speed) + link.latency + overheads;
         let egress = self.sites.get(from).map_or(0.0, |site| site.info.prices.egress(state_all));
+        let past = self.history.get(&(record.id.run.project().clone(), record.id.name.clone()));
+        let save = past.and_then(|past| past.save).unwrap_or(moving::SAVE_ASSUMED);
+        let start = past.and_then(|past| past.start).unwrap_or(moving::START_ASSUMED);
+        let down = save + last + start;
+        let (downtime, save) = if method == Method::Switch { Default::default() } else { (down, save) };
         Quote {
             terms: Some(terms),
-            state_bytes,
+            state_bytes: known.map(|known| known.bytes),
             change_bytes_per_s: rate,
             bytes,
             last_bytes,
             rounds,
-            duration: ahead + last,
-            downtime: if method == Method::Switch { Millis(0) } else { last },
+            duration: ahead + save + last + start,
+            downtime,
+            save,
+            start,
             egress_price: terms.egress_price + egress,
         }
+    }
+
+    /// Of a workload's state what a site has not, on the wire.
+    fn lacks(&self, record: &WorkloadRecord, to: &SiteId, known: &Measured, now: Timestamp) -> u64 {
+        let there =
+            |kept: &&Snapshot| self.versions.get(&kept.version).is_some_and(|version| version.replicas.contains(to));
+        let Some(kept) = record.snapshots.kept.iter().rfind(there) else { return known.packed() };
+        // What has changed since then, where it is known how much does.
+        let age = now.since(kept.at).as_secs_f64();
+        let changed = known.change_bytes_per_s.map(|rate| (rate * age) as u64);
+        changed.map_or(known.packed(), |changed| changed.min(known.packed()))
+    }
+
+    /// What a move that has arrived tells of its workload, for the next quote.
+    pub(in crate::world) fn learn_from_move(&mut self, id: &WorkloadId) {
+        let Some(moving) = self.workloads.get(id).and_then(|record| record.moving.as_ref()) else { return };
+        let Marks { stop: Some(stop), stopped: Some(stopped), started: Some(started) } = moving.marks else { return };
+        let link = self.links.get(&moving.from, &moving.to);
+        let last = moving.rounds.iter().rev().find_map(|round| round.taken.as_ref());
+        let sent = last.map_or(Millis(0), |last| moving::millis(last.fresh_bytes, link.bytes_per_s.max(1.0)));
+        let (save, start) = (stopped.since(stop), started.since(stopped));
+        let start = Millis(start.0.saturating_sub(sent.0 + 2 * link.latency.0));
+        let key = (id.run.project().clone(), id.name.clone());
+        let past = self.history.entry(key.clone()).or_default();
+        let mean = |old: Option<Millis>, new: Millis| Some(old.map_or(new, |old| Millis(old.0 / 2 + new.0 / 2)));
+        (past.save, past.start) = (mean(past.save, save), mean(past.start, start));
+        self.changes.history.insert(key);
     }
 }
