@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::{CdcOptions, WriterProperties};
+use parquet::file::properties::WriterProperties;
 
 use crate::error::{ConnectError, at};
 
@@ -26,8 +26,7 @@ impl Part {
         let level = ZstdLevel::try_new(1).expect("1 is a level of zstd");
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(level))
-            // A query's next snapshot has most of its rows in common with the last one.
-            .set_content_defined_chunking(Some(CdcOptions::default()))
+            // Not cut by content: see the output of `tombolo-sql`.
             .build();
         let writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(|error| failed(path, &error))?;
         Ok(Part { path: path.to_owned(), writer, rows: 0 })

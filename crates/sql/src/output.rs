@@ -8,7 +8,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::basic::{Compression, ZstdLevel};
-use datafusion::parquet::file::properties::{CdcOptions, WriterProperties};
+use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::prelude::DataFrame;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
@@ -67,9 +67,8 @@ fn encode(path: &PathBuf, schema: SchemaRef, mut batches: mpsc::Receiver<RecordB
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        // Pages begin where the values say, so that rows that come or go leave the pages behind them as they were, and a
-        // version costs less beside the one before it.
-        .set_content_defined_chunking(Some(CdcOptions::default()))
+        // Not cut by content, though versions would share more: parquet 59 then writes a page without values where a cut
+        // falls on the start of a row group, and pyarrow takes that for the end of the column.
         .build();
     let writer_schema = schema.clone();
     let mut writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(|e| e.to_string())?;
