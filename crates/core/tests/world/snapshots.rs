@@ -201,7 +201,7 @@ fn a_quote_knows_what_is_there_and_learns_what_the_program_takes() {
         max_downtime: None,
         by: "ann".to_owned(),
         why: None,
-        cause: tombolo_core::moving::Cause::Asked,
+        cause: tombolo_core::draining::Cause::Asked,
     };
     let quote = |play: &Play, to: &str| play.world.quote_move(&id("p-1/x"), &wish(to), play.now).unwrap().1;
     let (to_b, to_c) = (quote(&play, "b"), quote(&play, "c"));
