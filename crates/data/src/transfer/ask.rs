@@ -53,7 +53,7 @@ impl<'a, D: Dial> Stream<'a, D> {
     }
 
     pub(super) async fn ask(&mut self, version: VersionId, what: Wanted) -> Result<(), Fault> {
-        self.asking.ask(version, what).await
+        self.asking.ask(version, what).await.map(drop)
     }
 
     pub(super) async fn answer(&mut self) -> Result<Answer, Fault> {
@@ -62,11 +62,14 @@ impl<'a, D: Dial> Stream<'a, D> {
 }
 
 impl<D: Dial> Asking<'_, D> {
-    pub(super) async fn ask(&mut self, version: VersionId, what: Wanted) -> Result<(), Fault> {
+    /// Whether the source still takes questions. One that doesn't may have said why: its next answer tells, or that it is
+    /// cut off.
+    pub(super) async fn ask(&mut self, version: VersionId, what: Wanted) -> Result<bool, Fault> {
         let request = Request { version, grant: self.source.grant.clone(), what };
-        let bytes = in_time(self.stall, &AtomicU64::new(0), write_request(&mut self.send, &request)).await?;
-        self.wire.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
+        let written = async { Ok(write_request(&mut self.send, &request).await.ok()) };
+        let bytes = in_time(self.stall, &AtomicU64::new(0), written).await?;
+        self.wire.fetch_add(bytes.unwrap_or(0), Ordering::Relaxed);
+        Ok(bytes.is_some())
     }
 }
 

@@ -115,11 +115,15 @@ impl<'a, D: Dial> Fetching<'a, D> {
         while let Some(batch) = next {
             let wanted = batch.owed.iter().map(|chunk| chunk.digest).collect();
             let wanted = if batch.sound { Wanted::Sound(wanted) } else { Wanted::Chunks(wanted) };
-            if let Err(fault) = asking.ask(self.version, wanted).await {
-                return self.lose(source, batch.owed, Trouble::Theirs(fault));
-            }
-            // The receiver goes on for as long as this sends.
+            let taken = match asking.ask(self.version, wanted).await {
+                Ok(taken) => taken,
+                Err(fault) => return self.lose(source, batch.owed, Trouble::Theirs(fault)),
+            };
+            // The receiver goes on for as long as this sends, and hears what became of a question that was not taken.
             let Ok(()) = asked.send(batch).await else { return };
+            if !taken {
+                return;
+            }
             next = self.next(source).await;
         }
     }
