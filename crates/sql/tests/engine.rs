@@ -54,28 +54,6 @@ async fn texts_are_written_as_any_reader_knows_them() {
     assert_eq!(told.schema().field(0).data_type().to_string(), "Utf8");
 }
 
-/// pyarrow takes a page without values for the end of its column, and gives fewer rows without a word.
-#[tokio::test]
-async fn no_page_is_empty() {
-    use datafusion::parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-    use datafusion::parquet::file::metadata::PageIndexPolicy;
-    let sql = "SELECT value / 1000 % 24 AS hour, value % 7 AS weekday, value / 100000 AS month, value / 131072 AS part \
-        FROM generate_series(0, 1999999) AS numbers(value)";
-    let (home, outcome) = run(sql).await;
-    assert_eq!(outcome.unwrap().rows, 2_000_000);
-    let file = fs::File::open(home.path().join("output/part-0.parquet")).unwrap();
-    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
-    let told = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options).unwrap();
-    let (groups, pages) = (told.metadata().row_groups(), told.metadata().offset_index().unwrap());
-    for (group, columns) in groups.iter().zip(pages) {
-        for column in columns {
-            let first: Vec<i64> = column.page_locations.iter().map(|page| page.first_row_index).collect();
-            let ends = first.iter().skip(1).copied().chain([group.num_rows()]);
-            assert!(first.iter().zip(ends).all(|(from, to)| *from < to), "{first:?} of {}", group.num_rows());
-        }
-    }
-}
-
 #[tokio::test]
 async fn the_same_input_gives_the_same_bytes() {
     let sql = "SELECT shop, sum(amount) / 3.0 AS s FROM shop_sales GROUP BY shop";
