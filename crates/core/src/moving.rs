@@ -390,7 +390,7 @@ mod tests {
         // Nothing changes: one round, nothing left.
         assert_eq!(foresee(1_000, 1_000, 0.0, 1e6, None), (1, 1_000, 0));
         // A tenth of the link's rate: each round is a tenth of the one before, and what changes while it is begun.
-        assert_eq!(foresee(100_000_000, 100_000_000, 1e5, 1e6, None), (3, 111_166_300, 133_300));
+        assert_eq!(foresee(100_000_000, 100_000_000, 1e5, 1e6, None), (3, 111_196_300, 133_300));
         // Faster than the link: no round pays.
         let (rounds, all, last) = foresee(10_000_000, 10_000_000, 2e6, 1e6, None);
         assert_eq!((rounds, all, last), (1, 20_000_000, 10_000_000));
