@@ -46,7 +46,8 @@ mod tests {
         own_first(&home, &mut view).unwrap();
         assert_eq!(shown(&view.workloads[0]).unwrap(), "http://a/p/s/");
         std::fs::create_dir_all(dir.path().join("local-sites")).unwrap();
-        let site = serde_json::json!({ "name": "b", "key": "k", "site_dir": dir.path(), "store_dir": dir.path(), "pid": 1 });
+        let site =
+            serde_json::json!({ "name": "b", "key": "k", "site_dir": dir.path(), "store_dir": dir.path(), "pid": 1 });
         std::fs::write(dir.path().join("local-sites/b.k.json"), site.to_string()).unwrap();
         own_first(&home, &mut view).unwrap();
         assert_eq!(shown(&view.workloads[0]).unwrap(), "http://b/p/s/");

@@ -193,8 +193,7 @@ pub(super) async fn retry(
             let record = world.runs.get(&id).ok_or_else(|| Fault::not_found(format!("there is no run {id}")))?;
             let mut view = views::run(record);
             let workloads = in_order(world.workloads_of(&id).cloned().collect());
-            view.workloads =
-                workloads.iter().map(|record| views::workload(record, &around, &gateways, now)).collect();
+            view.workloads = workloads.iter().map(|record| views::workload(record, &around, &gateways, now)).collect();
             Ok((view, vec![caller.done(now, &id, None)]))
         })
         .await

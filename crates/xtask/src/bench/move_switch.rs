@@ -72,9 +72,8 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     let calm = [p99_ms(&asked, &calm[0]), p99_ms(&asked, &calm[1])];
     let during = p99_ms(&asked, &moving);
     ctx.say(&format!("{} requests; p99 calm {calm:.1?} ms, during moves {during:.1} ms", asked.len()));
-    let count = |measure: &str, count: usize| {
-        ctx.row(measure, "requests", count as f64, None, Goal::ValueMax(1.0)).note(&note)
-    };
+    let count =
+        |measure: &str, count: usize| ctx.row(measure, "requests", count as f64, None, Goal::ValueMax(1.0)).note(&note);
     let limit = f64::from(2 * LINE.one_way_ms) + EXTRA_MS;
     let told = format!(
         "p99 {during:.1} ms during the moves, {:.1} ms calm at the gateway's own site, {:.1} ms calm at the other one; {note}",
@@ -83,8 +82,14 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     Ok(vec![
         count("failed", failed.len() + unserved),
         count("doubled", doubled),
-        ctx.row("p99 during the moves, above calm at the same site", "ms", during - calm[0], None, Goal::ValueMax(limit))
-            .note(&told),
+        ctx.row(
+            "p99 during the moves, above calm at the same site",
+            "ms",
+            during - calm[0],
+            None,
+            Goal::ValueMax(limit),
+        )
+        .note(&told),
     ])
 }
 
@@ -205,9 +210,8 @@ mod tests {
     #[test]
     fn the_worst_hundredth_is_of_what_was_due_then() {
         let second = Duration::from_secs;
-        let asked: Vec<Asked> = (1..=300)
-            .map(|id| Asked { id, due: second(id), took: Duration::from_millis(id), failed: None })
-            .collect();
+        let asked: Vec<Asked> =
+            (1..=300).map(|id| Asked { id, due: second(id), took: Duration::from_millis(id), failed: None }).collect();
         assert!((p99_ms(&asked, &[(second(1), second(101))]) - 99.0).abs() < 1e-9);
         assert!((p99_ms(&asked, &[(second(1), second(51)), (second(251), second(301))]) - 299.0).abs() < 1e-9);
         assert!(p99_ms(&asked, &[(second(900), second(901))]).is_nan());
