@@ -47,15 +47,15 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     // The first second makes the connections.
     std::thread::sleep(SETTLE);
     let (mut calm, mut moving) = ([Vec::new(), Vec::new()], Vec::new());
-    calm[0].push(span(|| Ok(std::thread::sleep(calm_for)))?);
+    calm[0].push(wait(calm_for)?);
     for number in 1..=moves {
         let to = (number % 2) as usize;
         moving.push(span(|| {
             place.go(SITES[to])?;
-            Ok(std::thread::sleep(SETTLE))
+            wait(SETTLE).map(drop)
         })?);
         // Every stay is looked at, as the machine is not as calm all the time.
-        calm[to].push(span(|| Ok(std::thread::sleep(calm_for / 4)))?);
+        calm[to].push(wait(calm_for / 4)?);
     }
     let asked = load.end()?;
     let note = note(&asked, moves, &place.binary.note);
@@ -111,6 +111,13 @@ fn span(act: impl FnOnce() -> Result<()>) -> Result<Span> {
     let from = now()?;
     act()?;
     Ok((from, now()?))
+}
+
+fn wait(so_long: Duration) -> Result<Span> {
+    span(|| {
+        std::thread::sleep(so_long);
+        Ok(())
+    })
 }
 
 /// Of what was due in these times.
