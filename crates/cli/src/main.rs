@@ -8,6 +8,7 @@ mod demo;
 mod endpoint;
 mod events;
 mod failure;
+mod gateways;
 mod history;
 mod home;
 mod inspect;

@@ -5,6 +5,7 @@ use tombolo_api::wire::{RunView, WorkloadView};
 use tombolo_core::{RunId, Timestamp};
 
 use crate::failure::{Failure, apart};
+use crate::gateways;
 use crate::names;
 use crate::progress;
 use crate::render;
@@ -44,10 +45,11 @@ pub async fn run(global: &Global, args: Ps) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let views = match &args.run {
+    let mut views = match &args.run {
         Some(text) => vec![get(&session, &names::target(&session, text).await?.run().clone()).await?],
         None => live(&session).await?,
     };
+    views.iter_mut().try_for_each(|view| gateways::own_first(&session.home, view))?;
     match session.output {
         Output::Json => render::json(&views),
         Output::Text if views.is_empty() => eprintln!("{NO_RUN}"),
@@ -95,11 +97,11 @@ pub fn one(run: &RunView, now: Timestamp) -> String {
 fn row(workload: &WorkloadView, now: Timestamp) -> Vec<String> {
     let last = workload.attempts.last();
     let ran = last.and_then(|attempt| attempt.ran_ms).map(render::span);
-    let note = match (&workload.moving, &workload.why, &workload.address) {
+    let note = match (&workload.moving, &workload.why, gateways::shown(workload)) {
         (Some(moving), _, _) => format!("{} comes: {}", moving.what, progress::told(moving)),
         // What to do about it is told by `tombolo events` and where it failed.
         (None, Some(why), _) => apart(why).0.to_owned(),
-        (None, None, Some(address)) => format!("http://{address}"),
+        (None, None, Some(url)) => url,
         (None, None, None) => String::new(),
     };
     vec![
@@ -130,6 +132,7 @@ mod tests {
             since: Some(30_000),
             why: None,
             address: None,
+            urls: vec![],
             inputs: BTreeMap::new(),
             outputs: BTreeMap::new(),
             attempts: vec![],

@@ -37,6 +37,9 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Run a benchmark beside its peers, and record its result in docs/benchmarks.json and .md
     Bench(bench::Args),
+    /// A benchmark's load, at an even pace
+    #[command(hide = true)]
+    Load(bench::load::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Schema(args) => generated::run(&root, generated::SCHEMA, &args),
         Task::Fuzz(args) => fuzz::run(&root, &args),
         Task::Bench(args) => bench::run(&root, &args),
+        Task::Load(args) => bench::load::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

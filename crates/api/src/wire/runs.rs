@@ -87,6 +87,9 @@ pub struct WorkloadView {
     /// A service's address, as seen from its site.
     #[serde(default)]
     pub address: Option<String>,
+    /// A service's addresses that stay the same wherever it runs, one at each site's gateway, as of its endpoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<super::EndpointUrl>,
     /// Names of the inputs' sources, by alias.
     pub inputs: BTreeMap<String, String>,
     pub outputs: BTreeMap<String, OutputView>,

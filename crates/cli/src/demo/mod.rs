@@ -17,7 +17,7 @@ use crate::home::Home;
 use crate::project::Project;
 use crate::run::{FollowOptions, SubmitOptions, SubmittedRun, follow, submit, summary, verdict};
 use crate::session::{Global, Session};
-use crate::{plan, render};
+use crate::{gateways, plan, render};
 
 use processes::Processes;
 
@@ -106,7 +106,8 @@ async fn play(session: &Session, args: &Demo, dir: &std::path::Path) -> Result<(
     eprintln!("\n== submitting");
     let SubmittedRun { id, .. } = submit(session, &project, &SubmitOptions::default()).await?;
     eprintln!("\n== the run");
-    let view = follow(session, &id, &FollowOptions::default()).await?;
+    let mut view = follow(session, &id, &FollowOptions::default()).await?;
+    gateways::own_first(&session.home, &mut view)?;
     eprintln!("\n== what ran where");
     render::text(&summary(&view));
     verdict(&view)?;

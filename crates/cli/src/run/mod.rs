@@ -21,7 +21,7 @@ use crate::data::Reference;
 use crate::failure::Failure;
 use crate::project::objective;
 use crate::session::{Global, Output, Session};
-use crate::{plan, render};
+use crate::{gateways, plan, render};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -92,7 +92,8 @@ pub async fn run(global: &Global, args: Run) -> Result<(), Failure> {
 /// Follows a run from an event on, shows what it came to, and fails if it failed.
 pub async fn follow_to_end(session: &Session, id: &RunId, after: i64) -> Result<(), Failure> {
     match follow_or_detach(session, id, &FollowOptions { after, ..FollowOptions::default() }).await? {
-        Followed::Ended(view) => {
+        Followed::Ended(mut view) => {
+            gateways::own_first(&session.home, &mut view)?;
             match session.output {
                 Output::Text => render::text(&summary(&view)),
                 Output::Json => render::json(&view),

@@ -1,11 +1,13 @@
 //! What a run came to: what ran where, for how long, with how many bytes moved, for how much.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use tombolo_api::wire::{AttemptView, RunView, WorkloadView};
 use tombolo_core::resources::bytes;
 
 use crate::failure::{Exit, Failure, apart};
+use crate::gateways;
 use crate::render;
 
 /// A table of the run's stages and services, the sums, and the addresses that answer.
@@ -20,9 +22,11 @@ pub fn summary(view: &RunView) -> String {
     parts.extend((moved > 0).then(|| format!("moved {}", render::bytes(moved))));
     parts.extend((cost > 0.0).then(|| format!("cost {}", render::money(cost))));
     let _ = writeln!(text, "{}", parts.join(", "));
-    for workload in &view.workloads {
-        if let Some(address) = workload.address.as_ref().filter(|_| workload.state == "ready") {
-            let _ = writeln!(text, "{} answers at http://{address}", workload.name);
+    let mut told = BTreeSet::new();
+    for workload in view.workloads.iter().filter(|workload| workload.state == "ready") {
+        // Replicas of a service have one address.
+        if let Some(url) = gateways::shown(workload).filter(|url| told.insert(url.clone())) {
+            let _ = writeln!(text, "{} answers at {url}", workload.name);
         }
     }
     text
@@ -116,7 +120,7 @@ fn outcome(workload: &WorkloadView) -> Option<String> {
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
-    use tombolo_api::wire::OutputView;
+    use tombolo_api::wire::{EndpointUrl, OutputView};
 
     pub fn attempt(site: &str, ran_ms: u64, bytes_in: u64, cost: f64) -> AttemptView {
         AttemptView {
@@ -145,6 +149,7 @@ mod tests {
             since: Some(0),
             why: None,
             address: None,
+            urls: vec![],
             inputs: BTreeMap::new(),
             outputs: BTreeMap::new(),
             attempts,
@@ -177,14 +182,21 @@ mod tests {
         train.outputs = BTreeMap::from([("model".to_owned(), output)]);
         let mut predict = workload("predict", "service", "ready", vec![attempt("prod", 0, 3 << 20, 0.0)]);
         (predict.site, predict.address) = (Some("prod".into()), Some("127.0.0.1:4000".into()));
-        let view = view("serving", vec![workload("features", "job", "cached", vec![]), train, predict]);
+        predict.urls = vec![EndpointUrl { site: "onprem".into(), url: "http://127.0.0.1:33/flights/predict/".into() }];
+        let more = WorkloadView { name: "predict-2".into(), ..predict.clone() };
+        let mut old = workload("old", "service", "ready", vec![]);
+        old.address = Some("127.0.0.1:4001".into());
+        let view = view("serving", vec![workload("features", "job", "cached", vec![]), train, predict, more, old]);
         insta::assert_snapshot!(summary(&view), @r"
-        STAGE     STATE                   SITE     RAN   MOVED   COST  MADE
-        features  cached                  -          -       -      -  -
-        train     succeeded (2 attempts)  prod  30.2 s  10 MiB  $0.02  model 3 MiB
-        predict   ready                   prod       -   3 MiB      -  -
-        flights-7 serving in 1 min 35 s, moved 13 MiB, cost $0.02
-        predict answers at http://127.0.0.1:4000
+        STAGE      STATE                   SITE     RAN   MOVED   COST  MADE
+        features   cached                  -          -       -      -  -
+        train      succeeded (2 attempts)  prod  30.2 s  10 MiB  $0.02  model 3 MiB
+        predict    ready                   prod       -   3 MiB      -  -
+        predict-2  ready                   prod       -   3 MiB      -  -
+        old        ready                   -          -       -      -  -
+        flights-7 serving in 1 min 35 s, moved 16 MiB, cost $0.02
+        predict answers at http://127.0.0.1:33/flights/predict/
+        old answers at http://127.0.0.1:4001
         ");
         assert!(verdict(&view).is_ok());
     }

@@ -4,9 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use tombolo_api::wire::{
-    EndpointTokenInfo, EndpointTokenMade, EndpointUrl, EndpointView, NewEndpointToken, ReplicaView,
-};
+use tombolo_api::wire::{EndpointTokenInfo, EndpointTokenMade, EndpointView, NewEndpointToken, ReplicaView};
 use tombolo_core::routes::{PASSES_MAX, Route};
 use tombolo_core::world::EndpointToken;
 use tombolo_core::{EndpointId, Name, Timestamp};
@@ -15,7 +13,7 @@ use super::access::Caller;
 use super::extract::{At, Json as Body};
 use super::fault::Fault;
 use super::once::{Create, Key};
-use super::{Shared, check};
+use super::{Shared, check, views};
 use crate::secrets::{hash_token, new_token};
 use crate::store::Write;
 
@@ -43,10 +41,7 @@ pub(super) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<Endpoi
                 epoch: replica.epoch.0,
             })
             .collect(),
-        urls: gateways
-            .iter()
-            .map(|(site, at)| EndpointUrl { site: site.to_string(), url: format!("{at}/{id}/") })
-            .collect(),
+        urls: views::urls(id, &gateways),
         tokens: route.passes.iter().filter(|pass| now < pass.expires).count() as u64,
     };
     Ok(Json(routes.iter().map(view).collect()))

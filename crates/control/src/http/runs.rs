@@ -130,9 +130,11 @@ pub(super) async fn show(State(shared): State<Shared>, At(id): At<RunId>) -> Res
 
 async fn view(shared: &Shared, run: &RunRecord, workloads: Vec<WorkloadRecord>) -> Result<RunView, Fault> {
     let workloads = in_order(workloads);
-    let (around, now) = shared.engine.look(|world, now| (views::around(world, now), now)).await?;
+    let id = run.id.clone();
+    let (around, now) = shared.engine.look(move |world, now| (views::around(world, &id, now), now)).await?;
     let mut view = views::run(run);
-    view.workloads = workloads.iter().map(|record| views::workload(record, &around, now)).collect();
+    let gateways = shared.hub.gateways();
+    view.workloads = workloads.iter().map(|record| views::workload(record, &around, &gateways, now)).collect();
     for (view, record) in view.workloads.iter_mut().zip(&workloads) {
         view.moving = shared.hub.moving(&record.id);
     }
@@ -183,14 +185,15 @@ pub(super) async fn retry(
 ) -> Result<Response, Fault> {
     let mut create = Create::new(caller, key, "");
     create.revive = Some(id.clone());
+    let gateways = shared.hub.gateways();
     create
         .perform(shared, std::future::ready(Ok(())), move |world, now, caller, ()| {
             world.retry(&id, now)?;
-            let around = views::around(world, now);
+            let around = views::around(world, &id, now);
             let record = world.runs.get(&id).ok_or_else(|| Fault::not_found(format!("there is no run {id}")))?;
             let mut view = views::run(record);
             let workloads = in_order(world.workloads_of(&id).cloned().collect());
-            view.workloads = workloads.iter().map(|record| views::workload(record, &around, now)).collect();
+            view.workloads = workloads.iter().map(|record| views::workload(record, &around, &gateways, now)).collect();
             Ok((view, vec![caller.done(now, &id, None)]))
         })
         .await

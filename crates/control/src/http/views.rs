@@ -2,26 +2,36 @@
 
 use std::collections::BTreeMap;
 
-use tombolo_api::wire::{AttemptView, OutputView, PlanView, RunView, SiteView, VersionInfo, WorkloadView};
+use tombolo_api::wire::{AttemptView, EndpointUrl, OutputView, PlanView, RunView, SiteView, VersionInfo, WorkloadView};
 use tombolo_core::placement::Placement;
 use tombolo_core::workload::State;
 use tombolo_core::world::{
     Attempt, RunRecord, SiteRecord, VersionRecord, WorkloadRecord, World, critical_path, in_order,
 };
-use tombolo_core::{Epoch, Name, SiteId, Tag, Timestamp, VersionId, WorkloadId};
+use tombolo_core::{EndpointId, Epoch, Name, RunId, SiteId, Tag, Timestamp, VersionId, WorkloadId};
 
-/// What is to be told of workloads because of the sites where they are.
+/// What is to be told of a run's workloads because of what is around them.
 pub struct Around {
     /// Sites that were not heard of for too long: since when.
     silent: BTreeMap<SiteId, Option<Timestamp>>,
     /// Why what is at a site that is left stays there.
     stays: BTreeMap<WorkloadId, String>,
+    /// Of services that are not over.
+    endpoints: BTreeMap<WorkloadId, EndpointId>,
 }
 
-pub fn around(world: &World, now: Timestamp) -> Around {
+pub fn around(world: &World, run: &RunId, now: Timestamp) -> Around {
     let silent = world.sites.values().filter(|site| !site.reachable(now));
     let silent = silent.map(|site| (site.info.id.clone(), site.heard)).collect();
-    Around { silent, stays: super::drains::stays(world) }
+    let live = world.workloads_of(run).filter(|record| !record.is_over());
+    let endpoints = live.filter_map(|record| Some((record.id.clone(), world.endpoint_of(record)?))).collect();
+    Around { silent, stays: super::drains::stays(world), endpoints }
+}
+
+/// Where an endpoint is, at the gateways that there are.
+pub fn urls(endpoint: &EndpointId, gateways: &BTreeMap<SiteId, String>) -> Vec<EndpointUrl> {
+    let url = |(site, at): (&SiteId, &String)| EndpointUrl { site: site.to_string(), url: format!("{at}/{endpoint}/") };
+    gateways.iter().map(url).collect()
 }
 
 /// A run without its workloads, as in listings.
@@ -38,7 +48,12 @@ pub fn run(record: &RunRecord) -> RunView {
     }
 }
 
-pub fn workload(record: &WorkloadRecord, around: &Around, now: Timestamp) -> WorkloadView {
+pub fn workload(
+    record: &WorkloadRecord,
+    around: &Around,
+    gateways: &BTreeMap<SiteId, String>,
+    now: Timestamp,
+) -> WorkloadView {
     let address = match &record.state {
         State::Ready { address, .. } => Some(address.clone()),
         _ => None,
@@ -58,6 +73,7 @@ pub fn workload(record: &WorkloadRecord, around: &Around, now: Timestamp) -> Wor
         since: since(&record.state).map(|at| at.0),
         why: why(record, around, now),
         address,
+        urls: around.endpoints.get(&record.id).map(|endpoint| urls(endpoint, gateways)).unwrap_or_default(),
         inputs: record.spec.inputs.iter().map(|(alias, source)| (alias.to_string(), source.to_string())).collect(),
         outputs: record.outputs.iter().map(|(name, made)| (name.to_string(), output(made))).collect(),
         attempts: record.attempts.iter().map(attempt).collect(),

@@ -35,8 +35,8 @@ pub(super) async fn stop(
     });
     stopped.await??;
     let record = found(&shared, &id).await?;
-    let (around, now) = shared.engine.look(|world, now| (views::around(world, now), now)).await?;
-    Ok(Json(views::workload(&record, &around, now)))
+    let (around, now) = shared.engine.look(move |world, now| (views::around(world, &run, now), now)).await?;
+    Ok(Json(views::workload(&record, &around, &shared.hub.gateways(), now)))
 }
 
 pub(super) async fn found(shared: &Shared, id: &WorkloadId) -> Result<WorkloadRecord, Fault> {

@@ -96,7 +96,8 @@ impl World {
         anew == *self.routing.table
     }
 
-    fn endpoint_of(&self, record: &WorkloadRecord) -> Option<EndpointId> {
+    /// The endpoint of a service or its replica, as long as its run is there.
+    pub fn endpoint_of(&self, record: &WorkloadRecord) -> Option<EndpointId> {
         record.spec.service()?;
         let run = self.runs.get(&record.id.run)?;
         let service = service_of(run, &record.id.name).clone();

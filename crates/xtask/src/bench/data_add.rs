@@ -65,14 +65,14 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     input::tables(ctx, "new", size, true)?;
     let trees = Trees { ctx, bytes };
 
-    let mut note = "";
+    let mut note = String::new();
     let (mut tombolo, mut restic, mut dvc) = (Side::default(), Side::default(), Side::default());
     for round in 1..=ctx.runs {
         ctx.say(&format!("round {round} of {}: ours, restic, dvc", ctx.runs));
         let place = Place::start(ctx)?;
         let (store, at) = (ctx.path("home/site/store"), ctx.path("input"));
         trees.run(&mut tombolo, at.clone(), &|| bytes_in(&store), &|tree| ours(ctx, &place, tree))?;
-        note = place.binary.note;
+        note = place.binary.note.clone();
         drop(place);
         ctx.remove("home")?;
 
@@ -93,7 +93,7 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
         })?;
         ctx.remove("work")?;
     }
-    rows(ctx, bytes, note, tombolo, [("restic", restic), ("dvc add", dvc)])
+    rows(ctx, bytes, &note, tombolo, [("restic", restic), ("dvc add", dvc)])
 }
 
 /// `tombolo data add` of each table, as a user has it: stored, looked at for its schema, rows and nulls, and made known.

@@ -16,9 +16,11 @@ mod gateway;
 mod http;
 mod idle;
 mod input;
+pub mod load;
 mod memory;
 mod move_checkpoint;
 mod move_quote;
+mod move_switch;
 mod ours;
 mod overhead;
 mod pairs;
@@ -57,6 +59,7 @@ const BENCHES: &[(&str, Run)] = &[
     ("memory", memory::run),
     ("move-checkpoint", move_checkpoint::run),
     ("move-quote", move_quote::run),
+    ("move-switch", move_switch::run),
     ("overhead", overhead::run),
     ("plan", plan::run),
     ("reconcile", reconcile::run),
@@ -68,18 +71,24 @@ const RUNS_DEFAULT: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, drain, gateway, idle, memory, move-checkpoint, move-quote, overhead, plan, reconcile, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
+    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, drain, gateway, idle, memory, move-checkpoint, move-quote, move-switch, overhead, plan, reconcile, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
     name: String,
     /// Small inputs and the dev profile, to try the benchmark itself; its rows are shown and never recorded
     #[arg(long)]
     quick: bool,
     /// The input's size, where the default is too much for this machine: bytes, or what else the benchmark counts
-    /// (dispatch: jobs; drain: histories; gateway: seconds; idle: runs; move-quote: moves; overhead: seconds; plan: stages; reconcile: chunks; submit: times); the rows' notes say so
+    /// (dispatch: jobs; drain: histories; gateway: seconds; idle: runs; move-quote, move-switch: moves; overhead: seconds; plan: stages; reconcile: chunks; submit: times); the rows' notes say so
     #[arg(long)]
     size: Option<u64>,
     /// How often each side runs (overhead: at least ten times)
     #[arg(long, default_value_t = RUNS_DEFAULT)]
     runs: usize,
+    /// Measure this build of `tombolo`, where a benchmark starts the whole program, and not `target/dist/tombolo` or one for development
+    #[arg(long, requires = "built")]
+    binary: Option<PathBuf>,
+    /// How that was built, for the notes of the rows
+    #[arg(long, requires = "binary")]
+    built: Option<String>,
     /// Why a goal isn't reached, for the notes of the rows that miss theirs
     #[arg(long)]
     why: Option<String>,
@@ -121,6 +130,8 @@ pub struct Context {
     pub quick: bool,
     pub runs: usize,
     size: Option<u64>,
+    /// The program that is measured, and what the notes say of it.
+    binary: Option<(PathBuf, String)>,
     bench: &'static str,
     date: String,
     commit: String,
@@ -137,6 +148,7 @@ impl Context {
             quick: args.quick,
             runs: if args.quick { 1 } else { args.runs.max(1) },
             size: args.size,
+            binary: args.binary.clone().zip(args.built.clone()),
             bench,
             date: process::output(process::command("date").args(["-u", "+%F"]))?.trim().to_owned(),
             commit: commit(root)?,

@@ -21,18 +21,23 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub struct Binary {
     pub path: PathBuf,
     /// What a reader must know of it.
-    pub note: &'static str,
+    pub note: String,
 }
 
 impl Binary {
-    /// The binary as it is distributed if that was built, which takes long; else as it is developed.
+    /// The one that was asked for; else the binary as it is distributed if that was built, which takes long; else as it is
+    /// developed.
     pub fn find(ctx: &Context) -> Result<Binary> {
+        if let Some((path, built)) = &ctx.binary {
+            let path = path.canonicalize().with_context(|| format!("there is no {}", path.display()))?;
+            return Ok(Binary { path, note: format!("our side {built}") });
+        }
         let dist = ctx.root.join("target/dist/tombolo");
         if dist.is_file() && !ctx.quick {
-            return Ok(Binary { path: dist, note: "our side built with the profile dist" });
+            return Ok(Binary { path: dist, note: "our side built with the profile dist".to_owned() });
         }
         let path = ours::build(ctx, "dev", &["--package", "tombolo-cli", "--bin", "tombolo"])?;
-        let note = "our side is the development build, whose dependencies are not optimised";
+        let note = "our side is the development build, whose dependencies are not optimised".to_owned();
         Ok(Binary { path, note })
     }
 
