@@ -7,6 +7,7 @@
 //! | exit 75 after SIGTERM | checkpointed |
 //! | any other end after SIGTERM | stopped, timed out or never ready, whatever it was told for |
 //! | exit n, or a signal | failed, signalled; out of memory where the kernel says so |
+//! | exit 0 of a service after SIGTERM | stopped |
 //! | any exit of a service by itself, also 0 | failed with that code: a service stays |
 
 use std::collections::BTreeMap;
@@ -44,7 +45,7 @@ pub fn commit(shim: &Shim, prepared: &Prepared, ran: Ran) -> Finish {
         Some(outcome) => outcome,
         None => match shim.order.order.spec.job() {
             Some(job) => commit_job(shim, prepared, job, &ran, &mut finish),
-            None => Outcome::Failed { code: 0 },
+            None => service_end(&ran),
         },
     };
     // The next import of such a source goes on from what this one leaves.
@@ -75,6 +76,11 @@ fn outcome(ran: &Ran) -> Option<Outcome> {
         (None, End::Signal(signal)) => Some(Outcome::Signalled { signal: *signal }),
         (None, End::Unknown) => Some(Outcome::Lost { why: "the system did not tell how it ended".into() }),
     }
+}
+
+/// A service that has exited with 0: many servers do when they are asked to stop.
+fn service_end(ran: &Ran) -> Outcome {
+    if ran.stopped.is_some() { Outcome::Stopped } else { Outcome::Failed { code: 0 } }
 }
 
 /// A job that has exited with 0.
@@ -281,6 +287,13 @@ mod tests {
         check(Some(Cause::Asked), End::Signal(9), 0, Some(Outcome::Stopped));
         check(Some(Cause::TimedOut { after }), End::Code(0), 0, Some(Outcome::TimedOut { after }));
         check(Some(Cause::NeverReady { after }), End::Signal(15), 0, Some(Outcome::NeverReady { after }));
+    }
+
+    #[test]
+    fn a_service_that_ends_well_when_it_is_asked_to_has_not_failed() {
+        let ran = |stopped| Ran { end: End::Code(0), stopped, ..Ran::default() };
+        assert_eq!(service_end(&ran(Some(Cause::Asked))), Outcome::Stopped);
+        assert_eq!(service_end(&ran(None)), Outcome::Failed { code: 0 });
     }
 
     #[test]
