@@ -9,15 +9,16 @@ use super::world::{SOON, World, poll, wait, workload};
 
 const SITES: [(&str, &[&str]); 2] = [("here", &[]), ("there", &[])];
 
-/// Counts to 60 from where its state says, ten in a second; each number leaves a mark. Asked to stop, it writes down
-/// where it is.
+/// Counts to 60 from where its state says, ten in a second; each number leaves a mark. Asked to stop, it ends between two
+/// numbers: one that it could not write down, since all its processes are asked, it has not counted.
 const COUNT: &str = r#"
 n=$(cat "$TOMBOLO_STATE/n" 2>/dev/null || echo 0)
-trap 'exit 75' TERM
+trap 'stop=75' TERM
 while [ "$n" -lt 60 ]; do
   n=$((n + 1))
-  echo "$n" > "$TOMBOLO_STATE/n.new" && mv "$TOMBOLO_STATE/n.new" "$TOMBOLO_STATE/n"
+  echo "$n" > "$TOMBOLO_STATE/n.new" && mv "$TOMBOLO_STATE/n.new" "$TOMBOLO_STATE/n" || exit 75
   echo "count $n@$TOMBOLO_SITE" >> $MARKS
+  [ -z "$stop" ] || exit $stop
   sleep 0.1
 done
 echo "$n" > outputs/sum/n
