@@ -168,8 +168,13 @@ impl Rereads {
 
     /// The file as it is now, or as it was found.
     fn open(&self, path: &Path, found: Option<&Stamp>, as_it_is: bool) -> Result<Steady, DataError> {
-        let named = std::fs::symlink_metadata(path).map_err(|e| vanished_or(path, "can't look at", e))?;
-        if !named.is_file() {
+        // What was named by its owner may be a link to a file. What takes a file's place meanwhile may not: where it was found
+        // before, that is told by its stamp.
+        let named = match found {
+            Some(_) => std::fs::metadata(path),
+            None => std::fs::symlink_metadata(path),
+        };
+        if !named.map_err(|e| vanished_or(path, "can't look at", e))?.is_file() {
             return Err(DataError::Changed { path: path.to_path_buf(), how: "it is no file any more".into() });
         }
         let source = File::open(path).map_err(|e| vanished_or(path, "can't open", e))?;
