@@ -211,20 +211,24 @@ impl Mind {
 
     /// Brings what a workload may need that may come. One after the other: only the newest is of any use.
     fn hold(&mut self, hold: Hold) {
-        let Hold { workload, version } = &hold;
+        let Hold { workload, version, .. } = &hold;
         if self.holds.get(workload).is_some_and(|(asked, busy)| asked == version || *busy) {
             return;
         }
         self.holds.insert(workload.clone(), (*version, true));
         let (fetcher, wakes) = (self.fetcher.clone(), self.wakes.clone());
         tokio::spawn(async move {
-            let fetched = fetcher.fetch(hold.version, Some(&hold.workload), None).await;
-            if let Err(outcome) = &fetched {
-                tracing::warn!(workload = %hold.workload, "its state can't be brought here ahead: {outcome}");
-            }
-            let is_here = fetched.is_ok();
-            if let Ok(Some(seen)) = fetched {
-                let _ = wakes.send(Wake::Fetched(seen)).await;
+            let mut is_here = true;
+            for version in hold.beside.iter().chain([&hold.version]) {
+                match fetcher.fetch(*version, Some(&hold.workload), None).await {
+                    Ok(None) => {}
+                    Ok(Some(seen)) => drop(wakes.send(Wake::Fetched(seen)).await),
+                    Err(outcome) => {
+                        tracing::warn!(workload = %hold.workload, version = version.short(), "it can't be brought here ahead: {outcome}");
+                        is_here = false;
+                        break;
+                    }
+                }
             }
             let _ = wakes.send(Wake::Held(hold, is_here)).await;
         });

@@ -33,11 +33,14 @@ pub struct Desired {
     pub forget: Vec<(WorkloadId, Epoch)>,
 }
 
-/// A version that shall be at a site because a workload may come there.
+/// A state that shall be at a site because its workload may come there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Hold {
     pub workload: WorkloadId,
     pub version: VersionId,
+    /// What it needs beside: code and inputs. Where its site has died, nobody else may have these.
+    #[serde(default)]
+    pub beside: Vec<VersionId>,
 }
 
 /// A copy of a placement's state directory.

@@ -12,7 +12,7 @@ use crate::ids::{Epoch, SiteId, VersionId, WorkloadId};
 use crate::moving::{ROUNDS_MAX, Taken};
 use crate::placement::Verdict;
 use crate::spec::Command;
-use crate::sync::{Desired, Hold, StateCopy};
+use crate::sync::{Desired, Hold, Order, StateCopy};
 use crate::time::{Millis, Timestamp};
 use crate::workload::State;
 
@@ -261,7 +261,12 @@ impl World {
             };
             let newest = record.snapshots.kept.last().map(|kept| kept.version);
             if let Some(version) = newest.filter(|version| self.may_be_at(version, site).is_ok()) {
-                desired.holds.push(Hold { workload: id.clone(), version });
+                let order = self.order(record).map(|order| Order { state: None, ..order });
+                let beside: Vec<_> = order.iter().flat_map(Order::versions).collect();
+                // The planner has chosen the site for all of it; rules may have changed since.
+                if beside.iter().all(|version| self.may_be_at(version, site).is_ok()) {
+                    desired.holds.push(Hold { workload: id.clone(), version, beside });
+                }
             }
         }
         desired.forget.extend(self.left.get(site).into_iter().flat_map(|left| left.goes.iter().cloned()));
