@@ -1,7 +1,6 @@
 //! Copies of state directories, taken while their workloads run: consistent file by file.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tombolo_core::Millis;
@@ -21,8 +20,7 @@ pub fn take(store: &Store, dir: &Path) -> Result<Taken, String> {
     if !dir.is_dir() {
         return Ok(none);
     }
-    let options =
-        AddOptions { seen: state::seen(dir).map(Arc::new), restless: Some(RESTLESS), ..AddOptions::default() };
+    let options = AddOptions { restless: Some(RESTLESS), ..state::how_added(dir) };
     let mut mapped = state::mapped();
     let added = store.add_tree_seen(dir, &options);
     let (added, mut seen) = added.map_err(|error| format!("{} can't be copied: {error}", dir.display()))?;
@@ -46,6 +44,7 @@ mod tests {
     use std::fs;
     use std::io::Write;
     use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use tombolo_data::StoreOptions;
@@ -129,6 +128,12 @@ mod tests {
         }
         let first = take(&store, &state).unwrap();
         assert_eq!((first.files, first.bytes, first.torn), (20, 2_000_000, false));
+        // A link to the inputs is no part of it; any other that leads out is refused.
+        std::os::unix::fs::symlink("/somewhere/inputs", state.join("inputs")).unwrap();
+        assert_eq!(take(&store, &state).unwrap().version, first.version);
+        fs::rename(state.join("inputs"), state.join("deep/inputs")).unwrap();
+        assert!(take(&store, &state).unwrap_err().contains("deep/inputs"));
+        fs::remove_file(state.join("deep/inputs")).unwrap();
         // What was written just before may have changed within the same tick, and is read again.
         age(&state);
         take(&store, &state).unwrap();

@@ -12,14 +12,26 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tombolo_core::ids::{Epoch, VersionId, WorkloadId};
-use tombolo_data::{DataError, MaterializeOptions, Seen, Store};
+use tombolo_data::{AddOptions, DataError, MaterializeOptions, Seen, Store};
 
 use crate::shim::{process, read_note, remove_tree};
+
+/// In a state directory: what a program may make a link of, so that its inputs are there under this name too.
+const INPUTS: &str = "inputs";
+
+/// How a state directory is added: what was seen of it is not read again, and a link to the inputs, which are elsewhere at
+/// each site, is no part of it.
+pub fn how_added(dir: &Path) -> AddOptions {
+    let link = fs::symlink_metadata(dir.join(INPUTS)).is_ok_and(|found| found.is_symlink());
+    let ignore = link.then(|| format!("/{INPUTS}")).into_iter().collect();
+    AddOptions { seen: seen(dir).map(Arc::new), ignore, ..AddOptions::default() }
+}
 
 /// What was seen of a state directory since this machine started.
 pub fn seen(dir: &Path) -> Option<Seen> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tombolo_core::SiteId;
+use tombolo_core::{Name, SiteId};
 
 use crate::failure::Failure;
 
@@ -23,6 +23,14 @@ pub struct Context {
     /// Such as `http://127.0.0.1:7070`.
     pub address: String,
     pub token_file: PathBuf,
+}
+
+/// `notebooks/<project>.json`: what opens a notebook that was started from this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notebook {
+    /// The control plane that has it.
+    pub server: String,
+    pub token: String,
 }
 
 /// Characters of a site's key in its file's name.
@@ -84,6 +92,23 @@ impl Home {
 
     pub fn context(&self) -> Result<Option<Context>, Failure> {
         read(&self.context_file())
+    }
+
+    /// Where the projects are that `tombolo notebook` makes.
+    pub fn notebooks_dir(&self) -> PathBuf {
+        self.0.join("notebooks")
+    }
+
+    fn notebook_file(&self, project: &Name) -> PathBuf {
+        self.notebooks_dir().join(format!("{project}.json"))
+    }
+
+    pub fn notebook(&self, project: &Name) -> Result<Option<Notebook>, Failure> {
+        read(&self.notebook_file(project))
+    }
+
+    pub fn write_notebook(&self, project: &Name, notebook: &Notebook) -> Result<(), Failure> {
+        write(&self.notebook_file(project), notebook)
     }
 
     pub fn write_context(&self, context: &Context) -> Result<(), Failure> {

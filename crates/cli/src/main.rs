@@ -17,6 +17,7 @@ mod logs;
 mod mentioned;
 mod moves;
 mod names;
+mod notebook;
 mod openapi;
 mod plan;
 mod progress;
@@ -96,6 +97,8 @@ enum Verb {
     Retry(retry::Retry),
     /// Move a stage or a service to another site while it runs
     Move(moves::Move),
+    /// Start JupyterLab at a site, and show the link that opens it
+    Notebook(notebook::Notebook),
     /// Show services' stable addresses, and make tokens for them
     Endpoint(endpoint::Endpoint),
     /// Show where a stage or a service has been, and why it went there
@@ -168,6 +171,7 @@ async fn perform(global: &Global, verb: Verb) -> Result<(), Failure> {
         Verb::Stop(args) => stop::run(global, args).await,
         Verb::Retry(args) => retry::run(global, args).await,
         Verb::Move(args) => moves::run(global, args).await,
+        Verb::Notebook(args) => notebook::run(global, args).await,
         Verb::Endpoint(args) => endpoint::run(global, args).await,
         Verb::History(args) => history::run(global, args).await,
         Verb::Data(args) => data::run(global, args).await,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::draining::Cause;
-use crate::ids::{Epoch, SiteId, VersionId};
+use crate::ids::{Epoch, SiteId, VersionId, WorkloadId};
 use crate::placement::Terms;
 use crate::time::{Millis, Timestamp};
 
@@ -44,6 +44,17 @@ impl Method {
             Method::Restart => "restart",
         }
     }
+}
+
+/// What `tombolo notebook` calls its projects, alone or with a name behind it, and the service in them.
+pub const NOTEBOOK_PROJECT: &str = "notebook";
+pub const NOTEBOOK_SERVICE: &str = "lab";
+
+/// What of a notebook is not kept: told in the words of those who use one.
+pub fn lost_kernels(workload: &WorkloadId) -> Option<&'static str> {
+    let rest = workload.run.project().as_str().strip_prefix(NOTEBOOK_PROJECT)?;
+    let is_notebook = workload.name.as_str() == NOTEBOOK_SERVICE && (rest.is_empty() || rest.starts_with('-'));
+    is_notebook.then_some("what kernels hold: they restart")
 }
 
 /// What a method keeps, and what it doesn't.
@@ -346,6 +357,19 @@ pub fn millis(bytes: u64, bytes_per_s: f64) -> Millis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn notebooks_are_told_of_their_kernels() {
+        for (workload, is_notebook) in [
+            ("notebook-1/lab", true),
+            ("notebook-eda-7/lab", true),
+            ("notebooks-1/lab", false),
+            ("notebook-1/serve", false),
+            ("flights-1/lab", false),
+        ] {
+            assert_eq!(lost_kernels(&workload.parse().unwrap()).is_some(), is_notebook, "{workload}");
+        }
+    }
 
     /// Rounds one second apart with so many new bytes, each there after half of that.
     fn rounds(fresh: &[u64]) -> Vec<Round> {

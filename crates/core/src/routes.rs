@@ -91,6 +91,9 @@ pub struct Route {
     /// Which share of the requests sites get; none given: the nearest gets all.
     #[serde(default)]
     pub weights: BTreeMap<SiteId, u32>,
+    /// The beginning of the path that names the endpoint stays on it.
+    #[serde(default)]
+    pub keeps_prefix: bool,
     /// It is in the gap of a move and will answer again soon: requests wait.
     #[serde(default)]
     pub waits: bool,

@@ -179,6 +179,9 @@ pub struct Service {
     /// Which share of the requests each site gets; none given: the nearest gets all.
     #[serde(default)]
     pub weights: BTreeMap<SiteId, u32>,
+    /// Whether it gets the path as its clients ask for it, `/<project>/<service>` included.
+    #[serde(default)]
+    pub keeps_prefix: bool,
 }
 
 impl Default for Service {
@@ -191,6 +194,7 @@ impl Default for Service {
             access: Access::default(),
             drain: DRAIN_DEFAULT,
             weights: BTreeMap::new(),
+            keeps_prefix: false,
         }
     }
 }

@@ -137,6 +137,7 @@ impl Gateway {
             return not_found(request.uri().path());
         };
         let route = &held.routes[&endpoint];
+        let prefix = prefix.filter(|_| !route.keeps_prefix);
         if let Err(refusal) = self.admit(&endpoint, route, &mut request) {
             return *refusal;
         }

@@ -244,6 +244,13 @@ async fn an_endpoint_is_found_by_path_and_by_host() {
     }
     let (status, body) = a.get("/-/health").await;
     assert!(status == StatusCode::OK && body.contains(r#""answering":1"#), "{body}");
+
+    // To one that knows where it is served the path goes as it was asked for, and nothing was taken off it.
+    a.know(Route { keeps_prefix: true, ..route("s@a") });
+    for path in ["/p/s/x/y?q=1", "/p/s", "/p/s?q"] {
+        assert_eq!(a.get(path).await.1, format!("{path} - 127.0.0.1"));
+    }
+    assert_eq!(a.get("/q/s/").await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

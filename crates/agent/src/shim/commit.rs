@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Component, Path};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tombolo_core::ids::{Name, VersionId};
@@ -197,8 +196,7 @@ fn save_state(shim: &Shim, prepared: &Prepared, outcome: &mut Outcome) -> Option
         return None;
     }
     // Somebody waits for it: what the last copy has seen is not read again.
-    let seen = state::seen(dir).map(Arc::new);
-    match prepared.store.add_tree(dir, &AddOptions { seen, ..AddOptions::default() }) {
+    match prepared.store.add_tree(dir, &state::how_added(dir)) {
         Ok(added) => {
             if let Err(error) = prepare::note_state(dir, shim.order.epoch, added.version) {
                 shim.log.say(&format!("warning: the state directory can't be noted: {error}"));

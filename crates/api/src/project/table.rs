@@ -222,6 +222,7 @@ pub(super) static ROWS: Table = Table {
     one_of: &[],
 };
 
+pub(super) const PREFIX: &[&str] = &["strip", "keep"];
 pub(super) const ACCESS: &[&str] = &["token", "token-passed", "public"];
 const KINDS: &[&str] = &["integer", "number", "text", "boolean", "date", "timestamp"];
 
@@ -317,6 +318,13 @@ pub(super) static SERVICE: Table = Table {
                 "Who may use its endpoint: `token`, who has one of `tombolo endpoint token`; `token-passed`, the same, and \
                  the service sees the token; `public`, whoever reaches a gateway. Default: token.",
                 r#""public""#,
+            ),
+            key(
+                "prefix",
+                Shape::Choice(PREFIX),
+                "What the service sees of a path that begins with /<project>/<service>: `strip`, what is behind it; `keep`, \
+                 all of it, for programs that are told the path that they are served under. Default: strip.",
+                r#""keep""#,
             ),
             key(
                 "drain",

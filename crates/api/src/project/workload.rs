@@ -134,7 +134,9 @@ impl Reader<'_, '_> {
         let access = fields.get("access").and_then(|node| self.access(node)).unwrap_or_default();
         let drain = fields.get("drain").and_then(|node| self.drain(node)).unwrap_or(DRAIN_DEFAULT);
         let weights = fields.get("weights").map(|node| self.weights(node)).unwrap_or_default();
-        work.spec.kind = Kind::Service(Service { port, ready, replicas, single, access, drain, weights });
+        let keeps_prefix = fields.get("prefix").and_then(|node| self.prefix(node)).unwrap_or(false);
+        let service = Service { port, ready, replicas, single, access, drain, weights, keeps_prefix };
+        work.spec.kind = Kind::Service(service);
     }
 
     fn access(&mut self, node: &Node) -> Option<Access> {
@@ -144,6 +146,18 @@ impl Reader<'_, '_> {
             Some("public") => Some(Access::Public),
             _ => {
                 self.wrong_type(node, "`token`, `token-passed` or `public`");
+                None
+            }
+        }
+    }
+
+    /// Whether it stays.
+    fn prefix(&mut self, node: &Node) -> Option<bool> {
+        match node.text() {
+            Some("keep") => Some(true),
+            Some("strip") => Some(false),
+            _ => {
+                self.wrong_type(node, "`strip` or `keep`");
                 None
             }
         }

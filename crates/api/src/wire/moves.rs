@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tombolo_core::draining::Cause;
-use tombolo_core::moving::{Method, Moved, Moving, Quote, Wish, survives};
+use tombolo_core::moving::{Method, Moved, Moving, Quote, Wish, lost_kernels, survives};
 use tombolo_core::world::{Came, Stay};
 use tombolo_core::{Millis, SiteId, Timestamp, WorkloadId};
 
@@ -173,7 +173,9 @@ impl MoveRequest {
 impl QuoteView {
     pub fn new(workload: &WorkloadId, from: &SiteId, to: &SiteId, method: Method, quote: &Quote) -> QuoteView {
         let (kept, lost) = survives(method);
-        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let mut lost: Vec<String> = words(lost);
+        lost.extend(lost_kernels(workload).map(str::to_owned));
         QuoteView {
             workload: workload.to_string(),
             from: from.to_string(),
@@ -190,7 +192,7 @@ impl QuoteView {
             start_ms: quote.start.0,
             egress_price: quote.egress_price,
             survives: words(kept),
-            lost: words(lost),
+            lost,
         }
     }
 }

@@ -19,6 +19,7 @@ mod kills;
 mod limits;
 mod moves;
 mod net;
+mod notebook;
 mod refusals;
 mod residency;
 mod runs;

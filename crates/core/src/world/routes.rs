@@ -123,7 +123,8 @@ impl World {
                     Some(site) => format!("{} is {} at {site}", record.id, record.state.word()),
                     None => format!("{} is {}", record.id, record.state.word()),
                 };
-                route = Some(Route { weights: service.weights.clone(), waits, state, ..Route::default() });
+                let (weights, keeps_prefix) = (service.weights.clone(), service.keeps_prefix);
+                route = Some(Route { weights, keeps_prefix, waits, state, ..Route::default() });
                 if let Some(site) = answers(record) {
                     replicas.push(Replica { workload: record.id.clone(), epoch: record.epoch, site: site.clone() });
                 }
