@@ -132,7 +132,9 @@ fn again(name: Option<&Name>) -> String {
 fn there_already(project: &Name, args: &Notebook) -> Failure {
     let again = again(args.name.as_ref());
     Failure::usage(format!("there is a notebook {project} already, and what it has and where it may be stays as it is"))
-        .hint(format!("go on with it: `{again}`; or start another with --name; or begin anew, without its files: --new"))
+        .hint(format!(
+            "go on with it: `{again}`; or start another with --name; or begin anew, without its files: --new"
+        ))
 }
 
 async fn newest(session: &Session, project: &Name) -> Result<Option<RunView>, Failure> {
@@ -144,10 +146,8 @@ async fn newest(session: &Session, project: &Name) -> Result<Option<RunView>, Fa
 type Begun = (RunId, String, i64);
 
 async fn resume(session: &Session, project: &Name, view: &RunView, kept: Option<Kept>) -> Result<Begun, Failure> {
-    let run: RunId = view
-        .id
-        .parse()
-        .map_err(|fault| Failure::system("the control plane's answer names no run").because(fault))?;
+    let run: RunId =
+        view.id.parse().map_err(|fault| Failure::system("the control plane's answer names no run").because(fault))?;
     if matches!(view.state.as_str(), "active" | "serving") {
         let Some(kept) = kept else {
             return Err(Failure::usage(format!("{run} runs, and its token is not known here"))
@@ -186,9 +186,8 @@ async fn begin(session: &Session, project: &Name, wants: &Wants) -> Result<Begun
 /// Where all of a dataset's newest version is.
 async fn sites_with(session: &Session, dataset: &Name) -> Result<BTreeSet<String>, Failure> {
     let found = session.find::<DatasetInfo>(&format!("/v1/datasets/{dataset}")).await?;
-    let found = found.ok_or_else(|| {
-        Failure::usage(format!("there is no dataset {dataset}")).hint("`tombolo data ls` lists them")
-    })?;
+    let found = found
+        .ok_or_else(|| Failure::usage(format!("there is no dataset {dataset}")).hint("`tombolo data ls` lists them"))?;
     Ok(found.latest.replicas.into_iter().collect())
 }
 
@@ -213,8 +212,13 @@ async fn links(session: &Session, run: &RunId, project: &Name, token: &str) -> R
     let endpoint = endpoint.filter(|endpoint| !endpoint.urls.is_empty()).ok_or_else(|| {
         Failure::system(format!("{id} has no address")).because("no site's gateway is known").hint("tombolo site ls")
     })?;
-    let local: BTreeSet<String> =
-        session.home.local_sites()?.into_iter().filter(|site| site.is_alive()).map(|site| site.name.to_string()).collect();
+    let local: BTreeSet<String> = session
+        .home
+        .local_sites()?
+        .into_iter()
+        .filter(|site| site.is_alive())
+        .map(|site| site.name.to_string())
+        .collect();
     let link = |at: tombolo_api::wire::EndpointUrl| Link { url: format!("{}lab?token={token}", at.url), site: at.site };
     let mut links: Vec<Link> = endpoint.urls.into_iter().map(link).collect();
     // This machine's own come first, as the others' may be loopback addresses of other machines.

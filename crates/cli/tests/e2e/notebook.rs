@@ -86,7 +86,8 @@ impl Browser<'_> {
     fn new(world: &World) -> Browser<'_> {
         let envs = fs::read_dir(world.site_dir("here").join("envs")).unwrap();
         let python = envs.map(|env| env.unwrap().path().join("bin/python"));
-        let python = python.into_iter().find(|python| python.exists() && !python.to_string_lossy().contains("tools-uv"));
+        let python =
+            python.into_iter().find(|python| python.exists() && !python.to_string_lossy().contains("tools-uv"));
         fs::write(world.path("browser.py"), BROWSER).unwrap();
         Browser { world, python: python.unwrap().display().to_string() }
     }
