@@ -123,6 +123,8 @@ fn make_with_uv(
     let args = [
         "pip".as_ref(),
         "install".as_ref(),
+        // Here and not when the first command starts, for which a move may be waiting.
+        "--compile-bytecode".as_ref(),
         "--python".as_ref(),
         dir.as_os_str(),
         "-r".as_ref(),

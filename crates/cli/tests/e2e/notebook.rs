@@ -107,7 +107,7 @@ fn answers(link: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect(address) else { return false };
     stream.set_read_timeout(Some(ANSWER_MAX)).unwrap();
     let base = path.split("lab?").next().unwrap();
-    write!(stream, "GET /{base}api HTTP/1.0\r\n\r\n").unwrap();
+    write!(stream, "GET /{base}api HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer);
     answer.lines().next().is_some_and(|line| line.contains(" 200 "))
