@@ -89,7 +89,23 @@ mod tests {
             ..Wants::default()
         };
         let prefer = BTreeSet::from(["cloud".to_owned(), "onprem".to_owned()]);
-        insta::assert_snapshot!(yaml(&project, &wants, &prefer), @"");
+        insta::assert_snapshot!(yaml(&project, &wants, &prefer), @r##"
+        # Written by `tombolo notebook`, which writes it anew.
+        project: notebook-eda
+        data: {"raw":{}}
+        services:
+          lab:
+            run: exec python lab.py
+            python: ["jupyterlab>=4.2,<5","pandas>=2","jupyterlab-git"]
+            single: true
+            access: public    # Jupyter asks for a token of its own
+            prefix: keep
+            ready: { path: /notebook-eda/lab/api, timeout: 5m }
+            secrets: ["notebook-eda-token"]
+            in: ["raw"]
+            placement: {"prefer":["cloud","onprem"]}
+            resources: {"cpus":1.5,"memory":4294967296}
+        "##);
         lay_out(dir.path(), &project, &wants, &prefer).unwrap();
         let spec = Project::load(dir.path()).unwrap().spec;
         let lab = &spec.workloads[&Name::new(NOTEBOOK_SERVICE).unwrap()];
@@ -98,7 +114,7 @@ mod tests {
         assert_eq!(lab.resources.cpus_milli, 1500);
 
         let site = Wants { site: Some(SiteId::new("onprem").unwrap()), ..Wants::default() };
-        insta::assert_snapshot!(yaml(&project, &site, &BTreeSet::new()), @"");
+        assert!(yaml(&project, &site, &BTreeSet::new()).ends_with("    site: \"onprem\"\n"));
         lay_out(dir.path(), &project, &site, &BTreeSet::new()).unwrap();
         Project::load(dir.path()).unwrap();
     }
