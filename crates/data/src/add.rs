@@ -357,7 +357,8 @@ impl<'a> Adding<'a> {
 
     fn made(self) -> Result<Made, DataError> {
         let mut parts = self.parts.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        parts.retain(|(file, part, _)| self.rereads.counts(*file, *part));
+        // Parts that belong to no entry would stand before all that come after them.
+        parts.retain(|(file, part, _)| self.rereads.counts(*file, *part) && !self.rereads.is_gone(*file));
         parts.sort_unstable_by_key(|(file, part, _)| (*file, *part));
         let mut parts = parts.into_iter().peekable();
         let (mut entries, mut stamps) = (Vec::with_capacity(self.found.len()), Vec::new());

@@ -189,7 +189,10 @@ impl Rereads {
             return Ok(Steady { source: clone, stamp: Stamp { bytes, ..stamp }, cloned: true, as_it_is });
         }
         let steady = Steady { source, stamp, cloned: false, as_it_is };
-        steady.check(path, stamp.bytes)?;
+        // One that is looked at anew is what it is now; whether it stays so is seen when it was read.
+        if found.is_some() {
+            steady.check(path, stamp.bytes)?;
+        }
         Ok(steady)
     }
 
