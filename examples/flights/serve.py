@@ -18,6 +18,8 @@ MODEL = os.path.join(os.environ.get("TOMBOLO_INPUT_MODEL", "inputs/model"), "mod
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = SOCKET_TIMEOUT_S
+    # Head and body are written apart, and the second would wait for the first's acknowledgement, up to 40 ms.
+    disable_nagle_algorithm = True
     saved: dict
 
     def do_GET(self) -> None:
