@@ -114,47 +114,7 @@ impl Journal {
             return;
         }
         if *epoch == entry.epoch {
-            let over = matches!(entry.phase, Phase::Finished(_));
-            match intent {
-                _ if over => {}
-                Intent::Stop => {
-                    // Asked again, it is passed on again: the edge may have died between saving and acting.
-                    if !entry.stopping {
-                        entry.stopping = true;
-                        self.changed.insert(workload.clone());
-                    }
-                    actions.push(Action::Stop { workload: workload.clone(), epoch: *epoch });
-                    if entry.held {
-                        // No command was ever started, and none will be.
-                        let finish = Finish::without_running(Outcome::Stopped, now);
-                        actions.extend(self.observe(workload, *epoch, Phase::Finished(Box::new(finish)), now).1);
-                    }
-                }
-                _ if entry.stopping => {}
-                Intent::Prepare(order) if entry.held => {
-                    if entry.order.as_ref() != Some(&**order) {
-                        (entry.order, entry.phase) = (Some((**order).clone()), Phase::Preparing);
-                        self.changed.insert(workload.clone());
-                        actions.push(Action::Prepare { workload: workload.clone(), epoch: *epoch });
-                    }
-                }
-                Intent::Run(order) if entry.held => {
-                    (entry.order, entry.phase, entry.held) = (Some((**order).clone()), Phase::Preparing, false);
-                    self.changed.insert(workload.clone());
-                    actions.push(Action::Start { workload: workload.clone(), epoch: *epoch });
-                }
-                Intent::Run(order) => {
-                    let old = entry.order.as_mut().map(|old| &mut old.spec.failover_after);
-                    if let Some(lease) = old.filter(|old| old.is_some() && order.spec.failover_after.is_none()) {
-                        *lease = None;
-                        self.changed.insert(workload.clone());
-                        actions.push(Action::Unlease { workload: workload.clone(), epoch: *epoch });
-                    }
-                }
-                // It runs; what it was prepared by came late.
-                Intent::Prepare(_) => {}
-            }
-            return;
+            return self.assign_again(assignment, now, actions);
         }
         if matches!(entry.phase, Phase::Finished(_)) || entry.held {
             let (old, held) = (entry.epoch, entry.held);
@@ -172,6 +132,52 @@ impl Journal {
                 self.changed.insert(workload.clone());
             }
             actions.push(Action::Stop { workload: workload.clone(), epoch: entry.epoch });
+        }
+    }
+
+    /// What is wanted of a placement that is here.
+    fn assign_again(&mut self, assignment: &Assignment, now: Timestamp, actions: &mut Vec<Action>) {
+        let Assignment { workload, epoch, intent } = assignment;
+        let Some(entry) = self.entries.get_mut(workload) else { return };
+        let over = matches!(entry.phase, Phase::Finished(_));
+        match intent {
+            _ if over => {}
+            Intent::Stop => {
+                // Asked again, it is passed on again: the edge may have died between saving and acting.
+                if !entry.stopping {
+                    entry.stopping = true;
+                    self.changed.insert(workload.clone());
+                }
+                actions.push(Action::Stop { workload: workload.clone(), epoch: *epoch });
+                if entry.held {
+                    // No command was ever started, and none will be.
+                    let finish = Finish::without_running(Outcome::Stopped, now);
+                    actions.extend(self.observe(workload, *epoch, Phase::Finished(Box::new(finish)), now).1);
+                }
+            }
+            _ if entry.stopping => {}
+            Intent::Prepare(order) if entry.held => {
+                if entry.order.as_ref() != Some(&**order) {
+                    (entry.order, entry.phase) = (Some((**order).clone()), Phase::Preparing);
+                    self.changed.insert(workload.clone());
+                    actions.push(Action::Prepare { workload: workload.clone(), epoch: *epoch });
+                }
+            }
+            Intent::Run(order) if entry.held => {
+                (entry.order, entry.phase, entry.held) = (Some((**order).clone()), Phase::Preparing, false);
+                self.changed.insert(workload.clone());
+                actions.push(Action::Start { workload: workload.clone(), epoch: *epoch });
+            }
+            Intent::Run(order) => {
+                let old = entry.order.as_mut().map(|old| &mut old.spec.failover_after);
+                if let Some(lease) = old.filter(|old| old.is_some() && order.spec.failover_after.is_none()) {
+                    *lease = None;
+                    self.changed.insert(workload.clone());
+                    actions.push(Action::Unlease { workload: workload.clone(), epoch: *epoch });
+                }
+            }
+            // It runs; what it was prepared by came late.
+            Intent::Prepare(_) => {}
         }
     }
 
@@ -333,7 +339,7 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
     use crate::ids::VersionId;
-    use crate::spec::{Command, GRACE_DEFAULT, Job, Kind, WorkloadSpec};
+    use crate::spec::{Command, Job, Kind, WorkloadSpec};
 
     const NOW: Timestamp = Timestamp(1_000);
 
@@ -342,24 +348,8 @@ mod tests {
     }
 
     fn run(epoch: u64) -> Assignment {
-        let spec = WorkloadSpec {
-            kind: Kind::Job(Job::default()),
-            command: Command::Run("true".into()),
-            python: None,
-            image: None,
-            inputs: BTreeMap::new(),
-            env: BTreeMap::new(),
-            secrets: Default::default(),
-            resources: Default::default(),
-            site: None,
-            grace: GRACE_DEFAULT,
-            priority: 0,
-            failover_after: Some(Millis(60_000)),
-            duration: None,
-            home: None,
-            leaning: None,
-            state: None,
-        };
+        let plain = WorkloadSpec::new(Kind::Job(Job::default()), Command::Run("true".into()));
+        let spec = WorkloadSpec { failover_after: Some(Millis(60_000)), ..plain };
         let order = Order { spec, code: VersionId(Digest([0; 32])), inputs: BTreeMap::new(), state: None };
         Assignment { workload: workload(), epoch: Epoch(epoch), intent: Intent::Run(Box::new(order)) }
     }

@@ -270,6 +270,28 @@ impl std::fmt::Display for Bound {
 }
 
 impl WorkloadSpec {
+    /// One of which nothing else is said.
+    pub fn new(kind: Kind, command: Command) -> WorkloadSpec {
+        WorkloadSpec {
+            kind,
+            command,
+            python: None,
+            image: None,
+            inputs: BTreeMap::new(),
+            env: BTreeMap::new(),
+            secrets: BTreeSet::new(),
+            resources: Resources::default(),
+            site: None,
+            grace: GRACE_DEFAULT,
+            priority: 0,
+            failover_after: None,
+            duration: None,
+            home: None,
+            leaning: None,
+            state: None,
+        }
+    }
+
     pub fn outputs(&self) -> impl Iterator<Item = &Name> {
         self.job().into_iter().flat_map(|job| job.outputs.iter())
     }

@@ -1,18 +1,18 @@
 //! A site with fifty workloads of all kinds is drained, and one destination dies in the middle.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 
 use tombolo_core::draining::Drain;
 use tombolo_core::spec::{Command, DataSpec, Kind, Objective, ProjectSpec, Service, WorkloadSpec};
 use tombolo_core::world::{SiteRecord, Submission, VersionRecord, WorkloadRecord};
-use tombolo_core::{Digest, Millis, Residency, Resources, SiteId, Timestamp, VersionId};
+use tombolo_core::{Digest, Millis, Residency, Resources, SiteId, VersionId};
 
-use crate::check::Ledger;
-use crate::control::{Control, Disk};
+use crate::control::Control;
 use crate::project::{self, name, site_id};
 use crate::rng::Rng;
-use crate::run::{Event, Failure, Sim, Summary};
+use crate::run::{Event, Failure, Sim};
+use crate::setup::STARTED;
 use crate::site::Site;
 
 const SERVICES: usize = 18;
@@ -22,7 +22,6 @@ const JOBS: usize = 20;
 pub const WORKLOADS: usize = SERVICES + SINGLE + JOBS;
 /// Moves that are done when the destination dies.
 const MOVED_BEFORE: usize = 8;
-const STARTED: Timestamp = Timestamp(1_000_000);
 const ENDS_WITHIN: Millis = Millis::from_secs(3_600);
 
 /// What came of it, as the simulated control plane and sites have it.
@@ -52,24 +51,7 @@ pub fn drain(seed: u64) -> Result<Drained, Failure> {
 
 impl Sim {
     fn drained(seed: u64) -> Sim {
-        let mut sim = Sim {
-            now: STARTED,
-            queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
-            number: 0,
-            disk: Disk::default(),
-            control: None,
-            sites: BTreeMap::new(),
-            cut: BTreeMap::new(),
-            last: BTreeMap::new(),
-            ledger: Ledger::default(),
-            submissions: Vec::new(),
-            faults_until: STARTED,
-            calm: true,
-            summary: Summary::default(),
-            story: Vec::new(),
-            rng: Rng::new(seed),
-        };
+        let mut sim = Sim::empty(Rng::new(seed));
         for index in 0..4 {
             let mut info = project::site(&mut sim.rng, index);
             // Any two of the destinations hold all of it.
@@ -205,21 +187,9 @@ fn spec(project: &str, kinds: &[(usize, Option<bool>)]) -> ProjectSpec {
 
 fn workload(kind: Kind) -> WorkloadSpec {
     WorkloadSpec {
-        kind,
-        command: Command::Run("work".to_owned()),
-        python: None,
-        image: None,
         inputs: BTreeMap::from([(name("raw"), name("raw"))]),
-        env: BTreeMap::new(),
-        secrets: Default::default(),
         resources: Resources { cpus_milli: 1000, ..Resources::default() },
-        site: None,
         grace: Millis(2_000),
-        priority: 0,
-        failover_after: None,
-        duration: None,
-        home: None,
-        leaning: None,
-        state: None,
+        ..WorkloadSpec::new(kind, Command::Run("work".to_owned()))
     }
 }

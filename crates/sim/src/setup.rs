@@ -12,11 +12,14 @@ use crate::rng::Rng;
 use crate::run::{Event, FAULTS_FOR, Options, Sim, Summary};
 use crate::site::Site;
 
+/// When a history begins.
+pub const STARTED: Timestamp = Timestamp(1_000_000);
+
 impl Sim {
-    pub fn new(options: &Options) -> Sim {
-        let mut rng = Rng::new(options.seed);
-        let mut sim = Sim {
-            now: Timestamp(1_000_000),
+    /// Nobody and nothing, and no faults to come.
+    pub(crate) fn empty(rng: Rng) -> Sim {
+        Sim {
+            now: STARTED,
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
             number: 0,
@@ -27,12 +30,19 @@ impl Sim {
             last: BTreeMap::new(),
             ledger: Ledger::default(),
             submissions: Vec::new(),
-            faults_until: Timestamp(1_000_000) + FAULTS_FOR,
-            calm: false,
+            faults_until: STARTED,
+            calm: true,
             summary: Summary::default(),
             story: Vec::new(),
-            rng: rng.clone(),
-        };
+            rng,
+        }
+    }
+
+    pub fn new(options: &Options) -> Sim {
+        let mut rng = Rng::new(options.seed);
+        let mut sim = Sim::empty(rng.clone());
+        sim.faults_until = STARTED + FAULTS_FOR;
+        sim.calm = false;
         let sites = rng.range(1, 5) as usize;
         for index in 0..sites {
             let info = project::site(&mut rng, index);

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tombolo_api::stream::{ALPN_GATEWAY, Peer, PeerAddress};
 use tombolo_core::routes::{Access, Pass, Replica, Route};
-use tombolo_core::spec::{Command, GRACE_DEFAULT, Kind, Service, WorkloadSpec};
+use tombolo_core::spec::{Command, Kind, Service, WorkloadSpec};
 use tombolo_core::sync::{Order, Phase};
 use tombolo_core::{Digest, EndpointId, Millis, Timestamp, VersionId};
 
@@ -146,24 +146,7 @@ async fn whole(answer: Response<Incoming>) -> (StatusCode, String) {
 }
 
 fn entry(address: SocketAddr, stopping: bool) -> Entry {
-    let spec = WorkloadSpec {
-        kind: Kind::Service(Service::default()),
-        command: Command::Run("true".into()),
-        python: None,
-        image: None,
-        inputs: BTreeMap::new(),
-        env: BTreeMap::new(),
-        secrets: Default::default(),
-        resources: Default::default(),
-        site: None,
-        grace: GRACE_DEFAULT,
-        priority: 0,
-        failover_after: None,
-        duration: None,
-        home: None,
-        leaning: None,
-        state: None,
-    };
+    let spec = WorkloadSpec::new(Kind::Service(Service::default()), Command::Run("true".into()));
     let order = Order { spec, code: VersionId(Digest([0; 32])), inputs: BTreeMap::new(), state: None };
     let phase = Phase::Ready { since: Timestamp(0), address: address.to_string() };
     Entry { epoch: Epoch(1), order: Some(order), phase, stopping, held: false, next: None }

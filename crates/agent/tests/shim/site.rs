@@ -1,6 +1,6 @@
 //! A site in a temporary directory, with a driver.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tombolo_agent::host::{HostDriver, Seen};
 use tombolo_agent::logs::{LogLine, LogQuery};
 use tombolo_agent::shim::placement::Placement;
 use tombolo_core::ids::{Epoch, Name, SiteId, VersionId, WorkloadId};
-use tombolo_core::spec::{Command, GRACE_DEFAULT, Job, Kind, Service, WorkloadSpec};
+use tombolo_core::spec::{Command, Job, Kind, Service, WorkloadSpec};
 use tombolo_core::sync::{Finish, Order, Phase};
 use tombolo_data::{AddOptions, MaterializeOptions, SiteKey, Store, StoreOptions};
 
@@ -163,24 +163,7 @@ pub fn add(store: &Store, files: &[(&str, &str)]) -> VersionId {
 }
 
 pub fn job(command: &str) -> WorkloadSpec {
-    WorkloadSpec {
-        kind: Kind::Job(Job::default()),
-        command: Command::Run(command.to_owned()),
-        python: None,
-        image: None,
-        inputs: BTreeMap::new(),
-        env: BTreeMap::new(),
-        secrets: BTreeSet::new(),
-        resources: Default::default(),
-        site: None,
-        grace: GRACE_DEFAULT,
-        priority: 0,
-        failover_after: None,
-        duration: None,
-        home: None,
-        leaning: None,
-        state: None,
-    }
+    WorkloadSpec::new(Kind::Job(Job::default()), Command::Run(command.to_owned()))
 }
 
 pub fn job_with(command: &str, change: impl FnOnce(&mut Job)) -> WorkloadSpec {

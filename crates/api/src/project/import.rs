@@ -1,10 +1,8 @@
 //! Datasets that are brought from elsewhere: the `from` key, which makes a stage of the dataset's own.
 
+use tombolo_core::Residency;
 use tombolo_core::source::Source;
-use tombolo_core::spec::{Command, GRACE_DEFAULT, Job, Kind, WorkloadSpec};
-use tombolo_core::{Residency, Resources};
-
-use std::collections::{BTreeMap, BTreeSet};
+use tombolo_core::spec::{Command, Job, Kind, WorkloadSpec};
 
 use super::fault::quoted;
 use super::node::{Key, Node};
@@ -56,22 +54,9 @@ impl Reader<'_, '_> {
             env: env.iter().map(|(word, _)| word.clone()).collect(),
             secrets: fields.get("secrets").map(|node| self.words(node)).unwrap_or_default(),
             spec: WorkloadSpec {
-                kind: Kind::Job(job),
-                command: Command::Import(source),
-                python: None,
-                image: None,
-                inputs: BTreeMap::new(),
                 env: env.into_iter().map(|(word, value)| (word.text, value)).collect(),
-                secrets: BTreeSet::new(),
-                resources: Resources::default(),
                 site: fields.get("site").and_then(|node| self.selector(node)),
-                grace: GRACE_DEFAULT,
-                priority: 0,
-                failover_after: None,
-                duration: None,
-                home: None,
-                leaning: None,
-                state: None,
+                ..WorkloadSpec::new(Kind::Job(job), Command::Import(source))
             },
         }
     }
