@@ -15,8 +15,10 @@ use crate::process;
 /// The sites, each at its end.
 pub const SITES: [&str; 2] = ["near", "far"];
 const UP_MAX: Duration = Duration::from_secs(60);
-const TRAIN: &str = include_str!("train.py");
+/// A job that trains for as long as it is told to, and goes on from its state.
+pub const TRAIN: &str = include_str!("train.py");
 
+/// What runs there is stopped with this value.
 pub struct Apart {
     pub binary: Binary,
     home: PathBuf,
@@ -24,7 +26,7 @@ pub struct Apart {
     _server: Process,
     _agents: [Process; 2],
     // Last, so that what runs in it is ended before.
-    wan: Wan,
+    pub wan: Wan,
 }
 
 impl Apart {
@@ -52,16 +54,23 @@ impl Apart {
         };
         let agents = [join(0)?, join(1)?];
         let project = ctx.fresh("project")?;
-        std::fs::write(project.join("train.py"), TRAIN).context("can't write the project")?;
         let apart = Apart { binary, home, project, _server: server, _agents: agents, wan };
         wait_for("the sites' start", UP_MAX, || {
             let sites = apart.json(&["site", "ls"])?;
             let up = sites.as_array().map_or(0, |sites| sites.iter().filter(|site| site["status"] == "up").count());
             Ok((up == SITES.len()).then_some(()))
         })?;
-        // Everything begins at the near one, though it may go to the other.
-        process::output(apart.command().args(["site", "set", SITES[1], "--price", "cpu_hour=9"]))?;
         Ok(apart)
+    }
+
+    /// Has everything begin at the near site, though it may go to the other.
+    pub fn prefer_near(&self) -> Result<()> {
+        process::output(self.command().args(["site", "set", SITES[1], "--price", "cpu_hour=9"])).map(drop)
+    }
+
+    /// Writes a file of the project.
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
+        std::fs::write(self.project.join(name), text).with_context(|| format!("can't write the project's {name}"))
     }
 
     /// The command line at the near end, in the project's directory.
@@ -78,7 +87,7 @@ impl Apart {
 
     /// Starts a project and answers its run's id.
     pub fn submit(&self, yaml: &str) -> Result<String> {
-        std::fs::write(self.project.join("tombolo.yaml"), yaml).context("can't write the project")?;
+        self.write("tombolo.yaml", yaml)?;
         Ok(process::output(self.command().args(["run", "--force", "--detach"]))?.trim().to_owned())
     }
 
@@ -88,5 +97,18 @@ impl Apart {
             let said = process::output(self.command().args(["logs", stage]));
             Ok(said.is_ok_and(|said| said.contains(text)).then_some(()))
         })
+    }
+}
+
+impl Drop for Apart {
+    /// What was run outlives its agent.
+    fn drop(&mut self) {
+        let runs = self.json(&["ps"]).ok();
+        for run in runs.iter().flat_map(|runs| runs.as_array()).flatten() {
+            if let Some(id) = run["id"].as_str() {
+                // One that is over is refused, and the directory goes all the same.
+                let _ = process::output(self.command().args(["stop", id]));
+            }
+        }
     }
 }

@@ -4,14 +4,15 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::place::{Binary, Process, wait_for};
+use super::apart::{Apart, SITES};
+use super::place::Process;
 use super::wan::{ENDS, Line, Wan};
 use super::{Context, Goal, Row, input, median, peers};
 use crate::process;
@@ -27,6 +28,7 @@ const GOAL_EXTRA: f64 = 1.5;
 const PLACES: u64 = 8;
 const UP_MAX: Duration = Duration::from_secs(60);
 const SSH_PORT: &str = "2222";
+const PROJECT: &str = "project: wan\ndata: { file: {} }\nstages:\n  there: { run: 'true', in: [file], site: far }\n";
 
 #[derive(Default)]
 struct Side {
@@ -38,12 +40,13 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     let size = ctx.size(BYTES, BYTES_QUICK);
     ctx.need_disk(12 * size)?;
     peers::debian(&["ip", "rsync", "rclone", "sshd"])?;
-    let wan = Wan::start(ctx, &LINE)?;
+    let apart = Apart::start(ctx, &LINE)?;
+    let wan = &apart.wan;
+    apart.write("tombolo.yaml", PROJECT)?;
     ctx.say("making the file");
     let data = ctx.fresh("data")?;
     input::random_file(&data.join("file"), size, 0)?;
-    let sites = Sites::start(ctx, &wan)?;
-    let ssh = Ssh::start(ctx, &wan)?;
+    let ssh = Ssh::start(ctx, wan)?;
     let (mut ours, mut rsync, mut rclone) = (Side::default(), Side::default(), Side::default());
     for round in 1..=ctx.runs {
         ctx.say(&format!("round {round} of {}: ours, rsync, rclone; then again with a hundredth changed", ctx.runs));
@@ -60,16 +63,16 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
                 true => side.changed.push(seconds),
                 false => side.new.push(seconds),
             };
-            pick(&mut ours, sites.bring(ctx, &data)?);
-            pick(&mut rsync, ctx.time(&mut ssh.rsync(ctx, &wan))?);
-            pick(&mut rclone, ctx.time(&mut ssh.rclone(ctx, &wan))?);
+            pick(&mut ours, bring(ctx, &apart, &data)?);
+            pick(&mut rsync, ctx.time(&mut ssh.rsync(ctx, wan))?);
+            pick(&mut rclone, ctx.time(&mut ssh.rclone(ctx, wan))?);
         }
         ctx.say(&format!(
             "seconds so far: ours {:.1?} {:.1?}, rsync {:.1?} {:.1?}",
             ours.new, ours.changed, rsync.new, rsync.changed
         ));
     }
-    rows(ctx, size, &sites, ours, [("rsync", rsync), ("rclone", rclone)])
+    rows(ctx, size, &apart, ours, [("rsync", rsync), ("rclone", rclone)])
 }
 
 /// Other bytes everywhere, or in some places that are a hundredth of the file.
@@ -86,71 +89,20 @@ fn change(path: &Path, size: u64, seed: u64, everywhere: bool) -> Result<()> {
     Ok(())
 }
 
-/// A control plane and a site at one end, and a site at the other.
-struct Sites<'w> {
-    wan: &'w Wan,
-    binary: Binary,
-    home: PathBuf,
-    project: PathBuf,
-    _server: Process,
-    _agents: [Process; 2],
-}
-
-impl<'w> Sites<'w> {
-    fn start(ctx: &Context, wan: &'w Wan) -> Result<Sites<'w>> {
-        let binary = Binary::find(ctx)?;
-        let home = ctx.fresh("home")?;
-        let at = |end: usize| {
-            let mut command = wan.at(end, &binary.path);
-            command.env("TOMBOLO_HOME", &home).env("TOMBOLO_LOG", "warn").env("TOMBOLO_DIE_WITH_PARENT", "1");
-            command
-        };
-        let mut command = at(0);
-        command.args(["server", "--listen", &format!("{}:7070", ENDS[0])]);
-        command.args(["--agent-listen", &format!("{}:7071", ENDS[0]), "--dir"]).arg(home.join("server"));
-        let server = Process::start(ctx, "server", &mut command)?;
-        wait_for("the control plane's start", UP_MAX, || Ok(home.join("context.json").is_file().then_some(())))?;
-        let join = |end: usize, name: &str| {
-            let token = process::output(at(0).args(["site", "token", "--site", name]))?;
-            let mut command = at(end);
-            command.args(["agent", "join", &format!("{}:7070", ENDS[0]), "--token", token.trim(), "--name", name]);
-            command.args(["--listen", &format!("{}:0", ENDS[end]), "--dir"]).arg(home.join(name));
-            Process::start(ctx, name, &mut command)
-        };
-        let agents = [join(0, "near")?, join(1, "far")?];
-        wait_for("the sites' start", UP_MAX, || {
-            let sites: Value = serde_json::from_str(&process::output(at(0).args(["site", "ls", "--output", "json"]))?)?;
-            let up = sites.as_array().map_or(0, |sites| sites.iter().filter(|site| site["status"] == "up").count());
-            Ok((up == 2).then_some(()))
-        })?;
-        let project = ctx.fresh("project")?;
-        let text = "project: wan\ndata: { file: {} }\nstages:\n  there: { run: 'true', in: [file], site: far }\n";
-        fs::write(project.join("tombolo.yaml"), text).context("can't write the project")?;
-        Ok(Sites { wan, binary, home, project, _server: server, _agents: agents })
-    }
-
-    /// Seconds from the stage's placing until its input lies there, whole and verified, for its command.
-    fn bring(&self, ctx: &Context, data: &Path) -> Result<f64> {
-        let command = || {
-            let mut command = self.wan.at(0, &self.binary.path);
-            command.env("TOMBOLO_HOME", &self.home).current_dir(&self.project);
-            command
-        };
-        process::output(command().args(["data", "add", "file", "--site", "near"]).arg(data))?;
-        process::run(&mut process::command("sync"))?;
-        let view: Value =
-            serde_json::from_str(&process::output(command().args(["run", "--force", "--output", "json"]))?)
-                .context("the run says no JSON")?;
-        let run = view["id"].as_str().with_context(|| format!("the run has no id: {view}"))?;
-        let text = process::output(command().args(["events", run, "--output", "json"]))?;
-        let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let at = |state: &str| {
-            events.iter().find(|event| event["workload"] == "there" && event["state"] == state)?["at"].as_f64()
-        };
-        let (placed, running) = at("placed").zip(at("running")).with_context(|| format!("no times in {text}"))?;
-        ctx.say(&format!("ours: {:.1} s", (running - placed) / 1e3));
-        Ok((running - placed) / 1e3)
-    }
+/// Seconds from the stage's placing until its input lies there, whole and verified, for its command.
+fn bring(ctx: &Context, apart: &Apart, data: &Path) -> Result<f64> {
+    process::output(apart.command().args(["data", "add", "file", "--site", SITES[0]]).arg(data))?;
+    process::run(&mut process::command("sync"))?;
+    let view = apart.json(&["run", "--force"])?;
+    let run = view["id"].as_str().with_context(|| format!("the run has no id: {view}"))?;
+    let text = process::output(apart.command().args(["events", run, "--output", "json"]))?;
+    let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let at = |state: &str| {
+        events.iter().find(|event| event["workload"] == "there" && event["state"] == state)?["at"].as_f64()
+    };
+    let (placed, running) = at("placed").zip(at("running")).with_context(|| format!("no times in {text}"))?;
+    ctx.say(&format!("ours: {:.1} s", (running - placed) / 1e3));
+    Ok((running - placed) / 1e3)
 }
 
 /// An ssh server at the near end, and keys for it.
@@ -220,7 +172,7 @@ impl Ssh {
     }
 }
 
-fn rows(ctx: &Context, size: u64, sites: &Sites<'_>, ours: Side, peers: [(&str, Side); 2]) -> Result<Vec<Row>> {
+fn rows(ctx: &Context, size: u64, apart: &Apart, ours: Side, peers: [(&str, Side); 2]) -> Result<Vec<Row>> {
     let note = format!(
         "{:.2} GB of random bytes; {} ms of round trip, {} Mbit/s with all headers, {} % of packets lost; a relay of ours \
          joins two network namespaces; ours with the stage's start, durable, verified and laid out for the command; \
@@ -231,7 +183,7 @@ fn rows(ctx: &Context, size: u64, sites: &Sites<'_>, ours: Side, peers: [(&str, 
         LINE.loss_percent,
         peers::version(process::command("rsync").arg("--version"))?,
         peers::version(peers::rclone().arg("version"))?,
-        sites.binary.note,
+        apart.binary.note,
     );
     let share = |seconds: &[f64]| size as f64 * 8.0 / 1e6 / median(seconds.to_vec()) / f64::from(LINE.mbit) * 100.0;
     let delta = size as f64 / 100.0 * 8.0 / 1e6 / f64::from(LINE.mbit);

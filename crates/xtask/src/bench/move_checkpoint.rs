@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::apart::{Apart, SITES};
+use super::apart::{Apart, SITES, TRAIN};
 use super::place::wait_for;
 use super::wan::Line;
 use super::{Context, Goal, Row, median};
@@ -27,6 +27,8 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     let size = ctx.size(BYTES, BYTES_QUICK);
     ctx.need_disk(8 * size)?;
     let apart = Apart::start(ctx, &LINE)?;
+    apart.prefer_near()?;
+    apart.write("train.py", TRAIN)?;
     // Long enough for all moves; both runs make as many steps.
     let moves = 2 * ctx.runs;
     let steps = (60 + moves as u64 * 60) as f64 / STEP_SECONDS;

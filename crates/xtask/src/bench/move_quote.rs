@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::apart::{Apart, SITES};
+use super::apart::{Apart, SITES, TRAIN};
 use super::wan::Line;
 use super::{Context, Goal, Row, median};
 use crate::process;
@@ -34,6 +34,8 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
         let share = (moves as usize * (number + 1) / lines.len()) - (moves as usize * number / lines.len());
         ctx.say(&format!("{share} moves over {} ms and {} Mbit/s", 2 * line.one_way_ms, line.mbit));
         let apart = Apart::start(ctx, line)?;
+        apart.prefer_near()?;
+        apart.write("train.py", TRAIN)?;
         note = apart.binary.note.to_owned();
         over(ctx, &apart, share, &mut views)?;
     }

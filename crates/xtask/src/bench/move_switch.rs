@@ -1,16 +1,15 @@
 //! `move-switch`: a service under 1,000 requests a second, asked at one site's gateway, goes to another site and back over
 //! and over, over a line of 40 ms.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
+use super::apart::{Apart, SITES};
 use super::load::{Asked, Load, served};
-use super::place::{Binary, Process, wait_for};
-use super::wan::{ENDS, Line, Wan};
+use super::place::wait_for;
+use super::wan::Line;
 use super::{Context, Goal, Row, peers};
 use crate::process;
 
@@ -28,7 +27,6 @@ const CALM_QUICK: Duration = Duration::from_secs(3);
 /// What belongs to a move after it has arrived: the source's last answers and its end.
 const SETTLE: Duration = Duration::from_secs(1);
 const UP_MAX: Duration = Duration::from_secs(60);
-const SITES: [&str; 2] = ["near", "far"];
 const PATH: &str = "/bench-move/web/";
 const SERVICE: &str = include_str!("counting.py");
 
@@ -39,10 +37,9 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     peers::debian(&["ip"])?;
     let moves = ctx.size(MOVES, MOVES_QUICK);
     let calm_for = if ctx.quick { CALM_QUICK } else { CALM };
-    let wan = Wan::start(ctx, &LINE)?;
-    let place = Place::start(ctx, &wan)?;
-    let at = place.service(ctx)?;
-    let mut command = wan.at(0, std::env::current_exe().context("this program can't be found")?);
+    let apart = Apart::start(ctx, &LINE)?;
+    let at = service(ctx, &apart)?;
+    let mut command = apart.wan.at(0, std::env::current_exe().context("this program can't be found")?);
     let load = Load::start(&mut command, &at, PATH, RATE, CONNECTIONS)?;
     // The first second makes the connections.
     std::thread::sleep(SETTLE);
@@ -51,16 +48,16 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     for number in 1..=moves {
         let to = (number % 2) as usize;
         moving.push(span(|| {
-            place.go(SITES[to])?;
+            process::output(apart.command().args(["move", "web", "--to", SITES[to], "--method", "switch"]))?;
             wait(SETTLE).map(drop)
         })?);
         // Every stay is looked at, as the machine is not as calm all the time.
         calm[to].push(wait(calm_for / 4)?);
     }
     let asked = load.end()?;
-    let note = note(&asked, moves, &place.binary.note);
+    let note = note(&asked, moves, &apart.binary.note);
     // The service has ended with what it has counted on disk.
-    drop(place);
+    drop(apart);
     let counted = served(&ctx.path("served"))?;
     let doubled = counted.values().filter(|times| **times > 1).count();
     let failed: Vec<&Asked> = asked.iter().filter(|one| one.failed.is_some()).collect();
@@ -129,85 +126,26 @@ fn p99_ms(asked: &[Asked], within: &[Span]) -> f64 {
     took.get(at).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
 }
 
-/// A control plane and a site at one end of the line, and a site at the other.
-struct Place<'w> {
-    wan: &'w Wan,
-    binary: Binary,
-    home: PathBuf,
-    project: PathBuf,
-    _agents: Vec<Process>,
-    _server: Process,
-}
-
-impl<'w> Place<'w> {
-    fn start(ctx: &Context, wan: &'w Wan) -> Result<Place<'w>> {
-        let (home, project) = (ctx.fresh("home")?, ctx.fresh("project")?);
-        let binary = Binary::find(ctx)?;
-        let mut command = at(wan, 0, &binary, &home);
-        command.args(["server", "--listen", &format!("{}:7070", ENDS[0])]);
-        command.args(["--agent-listen", &format!("{}:7071", ENDS[0]), "--dir"]).arg(home.join("server"));
-        let server = Process::start(ctx, "server", &mut command)?;
-        wait_for("the control plane's start", UP_MAX, || Ok(home.join("context.json").is_file().then_some(())))?;
-        let mut place = Place { wan, binary, home, project, _agents: Vec::new(), _server: server };
-        for (end, name) in SITES.into_iter().enumerate() {
-            let token = process::output(place.tombolo().args(["site", "token", "--site", name]))?;
-            let mut command = at(wan, end, &place.binary, &place.home);
-            command.args(["agent", "join", &format!("{}:7070", ENDS[0]), "--token", token.trim(), "--name", name]);
-            command.args(["--listen", &format!("{}:0", ENDS[end]), "--dir"]).arg(place.home.join(name));
-            place._agents.push(Process::start(ctx, name, &mut command)?);
-        }
-        wait_for("the sites' start", UP_MAX, || {
-            let sites = place.told(&["site", "ls"])?;
-            let up = sites.as_array().map_or(0, |sites| sites.iter().filter(|site| site["status"] == "up").count());
-            Ok((up == SITES.len()).then_some(()))
-        })?;
-        Ok(place)
-    }
-
-    /// Runs the service at the near site, and says where the gateway there is.
-    fn service(&self, ctx: &Context) -> Result<String> {
-        // Not by way of a shim that looks for the right version at each start.
-        let python = process::output(process::command("python3").args(["-c", "import sys; print(sys.executable)"]))?;
-        let serve = format!("exec {} counting.py {}", python.trim(), ctx.fresh("served")?.display());
-        let yaml = format!(
-            "project: bench-move\nservices:\n  web:\n    run: {}\n    placement: {{ prefer: near }}\n    access: public\n    ready: /\n",
-            Value::from(serve)
-        );
-        std::fs::write(self.project.join("tombolo.yaml"), yaml)?;
-        std::fs::write(self.project.join("counting.py"), SERVICE)?;
-        process::output(self.tombolo().args(["run", "--detach"]))?;
-        let url = wait_for("the service's first answer", UP_MAX, || {
-            let endpoint = self.told(&["endpoint", "ls"])?[0].clone();
-            let answers = endpoint["replicas"].as_array().is_some_and(|replicas| !replicas.is_empty());
-            let urls = endpoint["urls"].as_array().filter(|_| answers);
-            let near = urls.and_then(|urls| urls.iter().find(|url| url["site"] == SITES[0]));
-            Ok(near.and_then(|near| near["url"].as_str()).map(str::to_owned))
-        })?;
-        let at = url.strip_prefix("http://").and_then(|url| url.strip_suffix(PATH));
-        Ok(at.with_context(|| format!("{url} is no address of the service"))?.to_owned())
-    }
-
-    /// Moves it, until it has arrived.
-    fn go(&self, to: &str) -> Result<()> {
-        process::output(self.tombolo().args(["move", "web", "--to", to, "--method", "switch"])).map(drop)
-    }
-
-    fn told(&self, words: &[&str]) -> Result<Value> {
-        let text = process::output(self.tombolo().args(words).args(["--output", "json"]))?;
-        serde_json::from_str(&text).with_context(|| format!("{} says no JSON", words.join(" ")))
-    }
-
-    fn tombolo(&self) -> Command {
-        let mut command = at(self.wan, 0, &self.binary, &self.home);
-        command.current_dir(&self.project);
-        command
-    }
-}
-
-fn at(wan: &Wan, end: usize, binary: &Binary, home: &std::path::Path) -> Command {
-    let mut command = wan.at(end, &binary.path);
-    command.env("TOMBOLO_HOME", home).env("TOMBOLO_LOG", "warn").env("TOMBOLO_DIE_WITH_PARENT", "1");
-    command
+/// Runs the service at the near site, and says where the gateway there is.
+fn service(ctx: &Context, apart: &Apart) -> Result<String> {
+    // Not by way of a shim that looks for the right version at each start.
+    let python = process::output(process::command("python3").args(["-c", "import sys; print(sys.executable)"]))?;
+    let serve = format!("exec {} counting.py {}", python.trim(), ctx.fresh("served")?.display());
+    let yaml = format!(
+        "project: bench-move\nservices:\n  web:\n    run: {}\n    placement: {{ prefer: near }}\n    access: public\n    ready: /\n",
+        Value::from(serve)
+    );
+    apart.write("counting.py", SERVICE)?;
+    apart.submit(&yaml)?;
+    let url = wait_for("the service's first answer", UP_MAX, || {
+        let endpoint = apart.json(&["endpoint", "ls"])?[0].clone();
+        let answers = endpoint["replicas"].as_array().is_some_and(|replicas| !replicas.is_empty());
+        let urls = endpoint["urls"].as_array().filter(|_| answers);
+        let near = urls.and_then(|urls| urls.iter().find(|url| url["site"] == SITES[0]));
+        Ok(near.and_then(|near| near["url"].as_str()).map(str::to_owned))
+    })?;
+    let at = url.strip_prefix("http://").and_then(|url| url.strip_suffix(PATH));
+    Ok(at.with_context(|| format!("{url} is no address of the service"))?.to_owned())
 }
 
 #[cfg(test)]
