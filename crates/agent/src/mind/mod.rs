@@ -1,5 +1,8 @@
 //! The agent's one loop: takes in what it wakes up for, lets the journal decide, saves it, then acts.
 
+mod starter;
+mod states;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,12 +20,12 @@ use tombolo_core::{Epoch, Millis, Name, VersionId, WorkloadId};
 use crate::AgentError;
 use crate::clock;
 use crate::config::io;
-use crate::copies;
 use crate::fetch::Fetcher;
 use crate::gateway::Gateway;
 use crate::host::HostDriver;
 use crate::journal::{self, JournalFile};
 use crate::lease;
+use starter::Starter;
 
 /// Wakes taken in before the journal is saved, once for all of them.
 const BATCH_MAX: usize = 512;
@@ -196,54 +199,6 @@ impl Mind {
         }
     }
 
-    /// Looks now and then which state directories are here.
-    fn look_for_left(&mut self) {
-        if self.looked.is_some_and(|looked| looked.elapsed() < LEFT_EVERY) {
-            return;
-        }
-        self.looked = Some(Instant::now());
-        let (driver, wakes) = (self.driver.clone(), self.wakes.clone());
-        tokio::spawn(async move {
-            let left = tokio::task::spawn_blocking(move || driver.state_dirs()).await;
-            let _ = wakes.send(Wake::Left(left.unwrap_or_default())).await;
-        });
-    }
-
-    /// Brings what a workload may need that may come. One after the other: only the newest is of any use.
-    fn hold(&mut self, hold: Hold) {
-        let Hold { workload, version, .. } = &hold;
-        if self.holds.get(workload).is_some_and(|(asked, busy)| asked == version || *busy) {
-            return;
-        }
-        self.holds.insert(workload.clone(), (*version, true));
-        let (fetcher, wakes) = (self.fetcher.clone(), self.wakes.clone());
-        tokio::spawn(async move {
-            let mut is_here = true;
-            for version in hold.beside.iter().chain([&hold.version]) {
-                match fetcher.fetch(*version, Some(&hold.workload), None).await {
-                    Ok(None) => {}
-                    Ok(Some(seen)) => drop(wakes.send(Wake::Fetched(seen)).await),
-                    Err(outcome) => {
-                        tracing::warn!(workload = %hold.workload, version = version.short(), "it can't be brought here ahead: {outcome}");
-                        is_here = false;
-                        break;
-                    }
-                }
-            }
-            let _ = wakes.send(Wake::Held(hold, is_here)).await;
-        });
-    }
-
-    /// Removes the state directories that are of no use, of workloads that have no placement here.
-    fn forget(&mut self, useless: &[(WorkloadId, Epoch)]) {
-        for (workload, epoch) in useless {
-            if !self.journal.entries.contains_key(workload) {
-                self.left.retain(|(left, _)| left != workload);
-                self.driver.forget_state(workload, *epoch);
-            }
-        }
-    }
-
     /// Takes in one wake.
     async fn take(&mut self, wake: Wake, actions: &mut Vec<Action>) {
         match wake {
@@ -275,58 +230,17 @@ impl Mind {
                 actions.extend(more);
             }
             Wake::Fetched(seen) => {
-                match &mut self.replicas {
-                    Replicas::New(versions) | Replicas::All(versions) => versions.push(seen.version),
-                }
+                self.is_here(seen.version);
                 self.transfers.push(seen);
             }
             Wake::Drained(workload, epoch) => {
                 self.draining.remove(&(workload.clone(), epoch));
                 self.pass_stop_on(&workload, epoch);
             }
-            Wake::Held(hold, is_here) => {
-                // What failed is tried again with the next word of the control plane, which comes with each report.
-                match self.holds.get_mut(&hold.workload) {
-                    Some((_, busy)) if is_here => *busy = false,
-                    _ => drop(self.holds.remove(&hold.workload)),
-                }
-            }
-            Wake::Left(mut left) => {
-                left.retain(|(workload, _)| !self.journal.entries.contains_key(workload));
-                left.truncate(LEFT_MAX);
-                self.left = left;
-            }
-            Wake::Copied(copied) => {
-                let key = (copied.of.workload.clone(), copied.of.epoch);
-                // One that was asked for since is under way.
-                if let Some((asked, done)) = self.copies.get_mut(&key).filter(|(asked, _)| *asked == copied.of) {
-                    if let Some(version) = copied.result.as_ref().ok().and_then(|taken| taken.version) {
-                        match &mut self.replicas {
-                            Replicas::New(versions) | Replicas::All(versions) => versions.push(version),
-                        }
-                    }
-                    self.dirty.insert(asked.workload.clone());
-                    *done = Some(copied);
-                }
-            }
+            Wake::Held(hold, is_here) => self.take_held(&hold, is_here),
+            Wake::Left(left) => self.take_left(left),
+            Wake::Copied(copied) => self.take_copied(copied),
         }
-    }
-
-    /// Takes a copy of a state directory, unless it was taken or is being taken.
-    fn copy(&mut self, of: StateCopy) {
-        let key = (of.workload.clone(), of.epoch);
-        let here = self.journal.entries.get(&of.workload).is_some_and(|entry| entry.epoch == of.epoch);
-        if !here || self.copies.get(&key).is_some_and(|(asked, _)| asked.turn >= of.turn) {
-            return;
-        }
-        self.copies.insert(key, (of.clone(), None));
-        let (store, driver, wakes) = (self.fetcher.store.clone(), self.driver.clone(), self.wakes.clone());
-        tokio::spawn(async move {
-            let dir = driver.state_dir(&of.workload);
-            let taken = tokio::task::spawn_blocking(move || copies::take(&store, &dir)).await;
-            let result = taken.unwrap_or_else(|error| Err(error.to_string()));
-            let _ = wakes.send(Wake::Copied(Copied { of, result })).await;
-        });
     }
 
     fn take_down(&mut self, down: Down, actions: &mut Vec<Action>) {
@@ -349,17 +263,8 @@ impl Mind {
         for assignment in &down.desired.assignments {
             self.dirty.insert(assignment.workload.clone());
         }
-        for wanted in down.desired.copies {
-            self.copy(wanted);
-        }
-        self.holds
-            .retain(|workload, (_, busy)| *busy || down.desired.holds.iter().any(|hold| hold.workload == *workload));
-        for hold in down.desired.holds {
-            self.hold(hold);
-        }
-        self.forget(&down.desired.forget);
+        self.look_after_states(down.desired.copies, down.desired.holds, &down.desired.forget);
         let entries = &self.journal.entries;
-        self.copies.retain(|(workload, epoch), _| entries.get(workload).is_some_and(|entry| entry.epoch == *epoch));
         self.secrets.retain(|workload, _| entries.contains_key(workload));
     }
 
@@ -539,97 +444,6 @@ fn leave_out(observed: &mut Vec<Observed>, last: Option<&WorkloadId>, max: usize
     });
     let kept = fits.count().max(1);
     observed.drain(kept..).map(|seen| seen.workload).collect()
-}
-
-/// Brings what a placement needs and hands it to the driver.
-struct Starter {
-    driver: Arc<HostDriver>,
-    fetcher: Fetcher,
-    wakes: mpsc::Sender<Wake>,
-    secrets: BTreeMap<Name, String>,
-    stop: CancellationToken,
-    workload: WorkloadId,
-    epoch: Epoch,
-    order: Order,
-}
-
-impl Starter {
-    async fn start(self) {
-        let prepared = tokio::select! {
-            prepared = self.prepare() => prepared,
-            () = self.stop.cancelled() => Err(Outcome::Stopped),
-        };
-        let started = prepared.and_then(|()| {
-            self.driver.start(&self.workload, self.epoch, &self.order, &self.secrets).map_err(|error| error.outcome())
-        });
-        match started {
-            Ok(()) => {
-                // From now on the shim tells how it goes. A stop that came meanwhile goes to it.
-                let driver = self.driver.clone();
-                let (workload, epoch, stop) = (self.workload.clone(), self.epoch, self.stop.clone());
-                tokio::spawn(async move {
-                    stop.cancelled().await;
-                    driver.stop(&workload, epoch);
-                });
-            }
-            Err(outcome) => {
-                let finish = Finish::without_running(outcome, clock::now());
-                self.tell(Phase::Finished(Box::new(finish))).await;
-            }
-        }
-    }
-
-    /// Has all here that the start will need, then says so; a start or a stop that comes meanwhile ends this.
-    async fn make_ready(self) {
-        let made = async {
-            self.prepare().await?;
-            self.driver.make_ready(&self.fetcher.store, &self.workload, self.epoch, &self.order).await
-        };
-        let phase = tokio::select! {
-            made = made => match made {
-                Ok(()) => Phase::Prepared { state: self.order.state },
-                Err(outcome) => Phase::Finished(Box::new(Finish::without_running(outcome, clock::now()))),
-            },
-            () = self.stop.cancelled() => return,
-        };
-        if !self.stop.is_cancelled() {
-            self.tell(phase).await;
-        }
-    }
-
-    async fn prepare(&self) -> Result<(), Outcome> {
-        if let Some(name) = self.order.spec.secrets.iter().find(|name| !self.secrets.contains_key(*name)) {
-            let why = format!(
-                "the secret {name} is not set, or the control plane can't open it\n\
-                 hint: `tombolo secret ls` tells which; set it with: tombolo secret set {name}"
-            );
-            return Err(Outcome::Unprepared { why });
-        }
-        let versions: BTreeSet<VersionId> = self.order.versions().collect();
-        for version in versions {
-            let fetched = self.fetcher.fetch(version, Some(&self.workload), None).await;
-            if let Some(seen) = fetched.map_err(|outcome| named(&self.order, version, outcome))? {
-                let _ = self.wakes.send(Wake::Fetched(seen)).await;
-            }
-        }
-        Ok(())
-    }
-
-    async fn tell(&self, phase: Phase) {
-        let _ = self.wakes.send(Wake::Seen(self.workload.clone(), self.epoch, phase)).await;
-    }
-}
-
-/// What could not be brought, by the name under which people know it.
-fn named(order: &Order, version: VersionId, outcome: Outcome) -> Outcome {
-    let Outcome::Unprepared { why } = outcome else { return outcome };
-    let input = order.inputs.iter().find(|(_, input)| **input == version);
-    let what = match input {
-        Some((name, _)) => format!("the input {name}"),
-        None if order.code == version => "the code".to_owned(),
-        None => "the state".to_owned(),
-    };
-    Outcome::Unprepared { why: format!("{what} can't be brought: {why}") }
 }
 
 /// Versions that a placement of the journal still needs; garbage collection keeps them. A journal that can't be
