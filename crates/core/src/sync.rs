@@ -181,6 +181,9 @@ pub struct Finish {
     /// The state directory, where something was left in it.
     #[serde(default)]
     pub state: Option<VersionId>,
+    /// Of the files in it; 0 where the agent doesn't tell.
+    #[serde(default)]
+    pub state_bytes: u64,
     #[serde(default)]
     pub memory_peak_bytes: Option<u64>,
     #[serde(default)]
@@ -210,6 +213,7 @@ impl Finish {
             ran: None,
             outputs: BTreeMap::new(),
             state: None,
+            state_bytes: 0,
             memory_peak_bytes: None,
             cpu: None,
             metric: None,

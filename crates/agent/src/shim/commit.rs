@@ -50,7 +50,8 @@ pub fn commit(shim: &Shim, prepared: &Prepared, ran: Ran) -> Finish {
     // The next import of such a source goes on from what this one leaves.
     let incremental = matches!(&shim.order.order.spec.command, Command::Import(source) if source.is_incremental());
     if incremental || !finish.outcome.is_success() {
-        finish.state = save_state(shim, prepared, &mut finish.outcome);
+        let saved = save_state(shim, prepared, &mut finish.outcome);
+        (finish.state, finish.state_bytes) = saved.map_or((None, 0), |(state, bytes)| (Some(state), bytes));
     }
     if !finish.outcome.is_success() {
         shim.log.say(&finish.outcome.to_string());
@@ -188,9 +189,9 @@ fn not_added(what: &str, error: DataError) -> Outcome {
     if error.is_no_space() { Outcome::NoSpace { why } } else { Outcome::BadOutputs { why } }
 }
 
-/// What of the state directory the next placement can go on from. That it can't be kept is worth telling where the
-/// end promised it.
-fn save_state(shim: &Shim, prepared: &Prepared, outcome: &mut Outcome) -> Option<VersionId> {
+/// What of the state directory the next placement can go on from, and its bytes. That it can't be kept is worth telling
+/// where the end promised it.
+fn save_state(shim: &Shim, prepared: &Prepared, outcome: &mut Outcome) -> Option<(VersionId, u64)> {
     let dir = &shim.order.state_dir;
     if files::is_empty(dir).unwrap_or(true) {
         return None;
@@ -201,7 +202,7 @@ fn save_state(shim: &Shim, prepared: &Prepared, outcome: &mut Outcome) -> Option
             if let Err(error) = prepare::note_state(dir, shim.order.epoch, added.version) {
                 shim.log.say(&format!("warning: the state directory can't be noted: {error}"));
             }
-            Some(added.version)
+            Some((added.version, added.bytes))
         }
         Err(error) => {
             shim.log.say(&format!("warning: the state directory can't be kept: {error}"));

@@ -260,4 +260,5 @@ async fn a_job_that_takes_too_long_is_stopped() {
     let finish = site.run(spec).await;
     assert_eq!(finish.outcome, Outcome::TimedOut { after: Millis(300) });
     assert_eq!(site.files(finish.state.unwrap())["half"], "half\n");
+    assert_eq!(finish.state_bytes, 5);
 }

@@ -179,8 +179,8 @@ impl World {
         if let Some(version) = finish.state {
             // State derives from what the workload read, what it had gone on from included, and follows the same rule.
             let residency = self.inherited(id);
-            // Its size isn't told. Nothing is guessed: a grant for it names the size, and is refused where that is wrong.
-            self.enter_version(version, 0, 0, residency, site, Some(id.clone()), now);
+            // What isn't told is not guessed: a grant names the size, and is refused where that is wrong.
+            self.enter_version(version, finish.state_bytes, 0, residency, site, Some(id.clone()), now);
             if self.goes_on_from(id, finish, &outcome) {
                 self.keep_state(id, version, now);
             }

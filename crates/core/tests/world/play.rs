@@ -418,6 +418,7 @@ impl Play {
         for (key, value) in how[1..].iter().map(|word| word.split_once('=').unwrap()) {
             match key {
                 "left" => finish.state = Some(version(value)),
+                "bytes" => finish.state_bytes = value.parse().unwrap(),
                 output => drop(finish.outputs.insert(name(output), made(value))),
             }
         }

@@ -1,5 +1,7 @@
 //! Copies that are taken while nothing moves: when, where they are brought, what is kept, and what a failover goes on from.
 
+use std::collections::BTreeSet;
+
 use tombolo_core::sync::{Intent, Report};
 use tombolo_core::world::{Came, LEFT_FOR};
 use tombolo_core::{Epoch, Residency, Selector, VersionId};
@@ -62,6 +64,38 @@ fn a_copy_is_taken_each_time_and_brought_to_the_next_best_site() {
     play.step("end p-1/x ok");
     assert!(play.unnamed.contains(&version("s2")));
     assert_eq!((held(&play, "b"), copies(&play, "a")), (vec![], 0));
+}
+
+/// A grant names the size, so that a wrong one would have the state refused.
+#[test]
+fn what_was_left_has_the_size_that_is_told_and_not_the_last_copys() {
+    let left = |how: &str| {
+        let mut play = play();
+        play.step("wait 60");
+        play.step("snapshot a s1 1000");
+        play.step(&format!("end p-1/x {how}"));
+        play.world.versions[&version("s2")].bytes
+    };
+    assert_eq!((left("checkpointed left=s2 bytes=7"), left("checkpointed left=s2")), (7, 0));
+}
+
+/// Where its site dies, nobody else may have the code and the inputs.
+#[test]
+fn a_copy_comes_with_all_that_is_needed_to_go_on_from_it() {
+    let mut play = Play::new(&["a cpus=4 price=1", "b cpus=4 price=2"]);
+    play.know("raw", None, &["a"]);
+    play.submit("p-1", &[&format!("{JOB} in=raw")]);
+    play.table("p-1", &[("accept p-1/x", "active: x=preparing@a#1"), ("start p-1/x", "active: x=running@a#1")]);
+    play.step("wait 60");
+    play.step("snapshot a s1");
+    let holds = play.world.desired(&site("b"), &[]).holds;
+    let code = play.world.runs[&id("p-1/x").run].code;
+    assert_eq!((holds.len(), holds[0].version), (1, version("s1")));
+    assert_eq!(BTreeSet::from_iter(holds[0].beside.clone()), BTreeSet::from([code, version("raw")]));
+    // A rule that came since: nothing of it goes there.
+    let raw = play.world.versions.get_mut(&version("raw")).unwrap();
+    raw.residency = Residency::keep_at(Selector::site(site("a")));
+    assert!(held(&play, "b").is_empty());
 }
 
 #[test]
