@@ -5,9 +5,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
-use tombolo_data::{AddOptions, MaterializeOptions, Store, StoreOptions, VerifyOptions};
+use tombolo_data::{AddOptions, MaterializeOptions, Restless, Store, StoreOptions, VerifyOptions};
 
 /// Paths to what is there: a file with a byte so often and whether it is executable, or a link.
 #[derive(Debug, Clone)]
@@ -120,4 +121,37 @@ fn what_was_seen_of_a_forgotten_version_is_read_again() {
     let again = store.add_tree(&tree, &options).unwrap();
     assert_eq!((again.version, again.bytes_read), (added.version, 100_000));
     store.materialize(again.version, dir.path().join("back"), &MaterializeOptions::default()).unwrap();
+}
+
+/// A large file is removed while it is read; those behind it are what they are.
+#[test]
+fn a_file_that_vanishes_takes_nothing_of_others_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store"), StoreOptions::default()).unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    // More than is ever on its way between who reads and who stores, so that it is still being read by the first word.
+    fs::write(tree.join("a"), vec![1; 96 << 20]).unwrap();
+    // The walk goes in the directory's own order, so that some of many come behind it.
+    let others = (0..30).map(|other| (format!("f{other}"), format!("content of {other}")));
+    others.clone().for_each(|(name, content)| fs::write(tree.join(name), content).unwrap());
+    let vanishing = tree.join("a");
+    // Who has it open would read the file on that is only removed.
+    let progress = move |done: u64, _: u64| {
+        let file = fs::File::options().write(true).open(&vanishing);
+        if let (1.., Ok(file)) = (done, file) {
+            fs::remove_file(&vanishing).unwrap();
+            file.set_len(0).unwrap();
+        }
+    };
+    let restless = Some(Restless { tries: 3, pause: Duration::ZERO });
+    let options = AddOptions { restless, progress: Some(Arc::new(progress)), ..AddOptions::default() };
+    let (added, _) = store.add_tree_seen(&tree, &options).unwrap();
+    assert!(!tree.join("a").exists());
+    let back = dir.path().join("back");
+    store.materialize(added.version, &back, &MaterializeOptions::default()).unwrap();
+    let read = others.clone().map(|(name, _)| (name.clone(), fs::read_to_string(back.join(name)).unwrap()));
+    assert_eq!(read.collect::<Vec<_>>(), others.collect::<Vec<_>>());
+    // Where files can be cloned it stands still as it was.
+    assert!(!back.join("a").exists() || fs::read(back.join("a")).unwrap() == vec![1; 96 << 20]);
 }
