@@ -1,5 +1,7 @@
 //! Brings versions to this site: asks the control plane from where it may, and fetches from there.
 
+mod under_way;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +12,6 @@ use iroh::endpoint::Connection;
 use tokio::sync::watch;
 use tombolo_api::frames;
 use tombolo_api::stream::{ALPN_DATA, Opening, PeerAddress, Progress, Sources};
-use tombolo_core::speed::Speed;
 use tombolo_core::sync::{Outcome, TransferSeen};
 use tombolo_core::{Millis, VersionId, WorkloadId};
 use tombolo_data::transfer::{self, Budget, FetchError, FetchOptions};
@@ -19,6 +20,7 @@ use tombolo_net::{NetError, Streams};
 
 use crate::pace::{Paced, Paces};
 use crate::pause::Pauses;
+use under_way::{Meter, Moving, Turn, UnderWay};
 
 /// Attempts in a row in which every source failed and nothing came, before the fetch is given up. Waiting for a line
 /// counts as none, and what has come is not fetched again: a long transfer over a bad line gets there in the end.
@@ -251,94 +253,6 @@ impl Dialled {
 struct Fault {
     outcome: Outcome,
     bytes: u64,
-}
-
-type UnderWay = Arc<Mutex<BTreeMap<VersionId, Arc<tokio::sync::Mutex<()>>>>>;
-
-/// One of those that want a version. The last of them takes it from what is under way, however its fetch ends.
-struct Turn {
-    all: UnderWay,
-    version: VersionId,
-    lock: Arc<tokio::sync::Mutex<()>>,
-}
-
-impl Turn {
-    fn of(all: &UnderWay, version: VersionId) -> Turn {
-        let lock = all.lock().expect("nobody panics holding it").entry(version).or_default().clone();
-        Turn { all: all.clone(), version, lock }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let mut all = self.all.lock().expect("nobody panics holding it");
-        // The map's and this one: nobody else waits, and nobody can come while the map is held.
-        if Arc::strong_count(&self.lock) == 2 {
-            all.remove(&self.version);
-        }
-    }
-}
-
-/// What a fetch has brought, with the speed of late.
-#[derive(Clone)]
-struct Meter {
-    what: String,
-    began: Instant,
-    speed: Speed,
-    done_bytes: u64,
-    total_bytes: u64,
-}
-
-impl Meter {
-    fn new(what: String) -> Meter {
-        Meter { what, began: Instant::now(), speed: Speed::default(), done_bytes: 0, total_bytes: 0 }
-    }
-
-    fn note(&mut self, done_bytes: u64, total_bytes: u64) {
-        // Several streams tell of it, and the last to speak isn't always the last to have counted.
-        self.done_bytes = self.done_bytes.max(done_bytes);
-        self.total_bytes = total_bytes;
-        let at = self.now();
-        self.speed.note(at, self.done_bytes);
-    }
-
-    /// As of now: while nothing comes the rate falls.
-    fn read(&self) -> Progress {
-        let now = self.now();
-        Progress {
-            what: self.what.clone(),
-            done_bytes: self.done_bytes,
-            total_bytes: self.total_bytes,
-            bytes_per_s: self.speed.bytes_per_s(now),
-            left_ms: self.speed.left(now, self.total_bytes).map(|left| left.0),
-        }
-    }
-
-    fn now(&self) -> Millis {
-        Millis(self.began.elapsed().as_millis() as u64)
-    }
-}
-
-/// A fetch's line among what is moving; gone with the fetch, however it ends.
-struct Moving {
-    all: Arc<Mutex<BTreeMap<WorkloadId, Meter>>>,
-    workload: Option<WorkloadId>,
-}
-
-impl Moving {
-    fn note(&self, meter: &Meter) {
-        if let Some(workload) = &self.workload {
-            self.all.lock().expect("nobody panics holding it").insert(workload.clone(), meter.clone());
-        }
-    }
-}
-
-impl Drop for Moving {
-    fn drop(&mut self) {
-        if let Some(workload) = &self.workload {
-            self.all.lock().expect("nobody panics holding it").remove(workload);
-        }
-    }
 }
 
 enum Asked {

@@ -18,6 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tombolo_core::ids::{Epoch, VersionId, WorkloadId};
+use tombolo_core::sync::Outcome;
 use tombolo_data::{AddOptions, DataError, MaterializeOptions, Seen, Store};
 
 use crate::shim::{process, read_note, remove_tree};
@@ -211,6 +212,27 @@ fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     new.push(".new");
     fs::write(&new, serde_json::to_vec(&(process::boot_id(), value)).map_err(io::Error::other)?)?;
     fs::rename(new, path)
+}
+
+/// Lays out the state that a placement will begin with. The shim does what is left of it; that there is no room is better
+/// known before the source is told to end.
+pub fn lay_ahead(store: &Store, state_dir: &Path, epoch: Epoch, version: VersionId) -> Result<(), Outcome> {
+    let ahead = Ahead::lock(state_dir, epoch).map_err(|error| Outcome::Unprepared { why: error.to_string() })?;
+    match ahead.bring(store, version) {
+        Err(error) if error.is_no_space() => {
+            Err(Outcome::NoSpace { why: format!("the state can't be laid out: {error}") })
+        }
+        Err(error) => {
+            tracing::warn!(dir = %state_dir.display(), %error, "the state can't be laid out ahead");
+            Ok(())
+        }
+        Ok(()) => {
+            if let Err(error) = ahead.settle() {
+                tracing::warn!(dir = %state_dir.display(), %error, "what is laid out ahead can't be synced");
+            }
+            Ok(())
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,21 +12,20 @@ use iroh::Endpoint;
 use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
 use tombolo_api::frames::{self, FrameError};
-use tombolo_api::grant::{GRANT_LIFE, Grant};
 use tombolo_api::stream::{
     ALPN_AGENT, CLOSE_FAULT, CLOSE_REPLACED, CLOSE_REVOKED, CLOSE_UNKNOWN, Call, Down, Hello, Opening, Peer,
-    PeerAddress, Progress, Said, Source, Sources, Up,
+    PeerAddress, Progress, Said, Up,
 };
 use tombolo_api::wire::AuditEntry;
 use tombolo_core::sync::{Assignment, Finish, Intent, Observed, Outcome, Phase};
-use tombolo_core::world::{SiteRecord, World};
-use tombolo_core::{Epoch, Name, SiteId, VersionId, WorkloadId};
+use tombolo_core::{Epoch, Name, SiteId, WorkloadId};
 
 use crate::engine::{Engine, EngineGone};
 use crate::refusals::{self, TurnedAway};
 use crate::secrets::Secrets;
 use crate::store::Write;
 
+mod grants;
 mod told;
 
 use told::{News, Told};
@@ -377,7 +376,7 @@ impl Hub {
         let seen = observed.clone();
         let looked = self.0.engine.look(move |world, now| {
             let revoked = world.sites.values().filter(|site| site.revoked).map(|site| site.key.clone()).collect();
-            (world.desired(&place, &seen), revoked, world.routes(), peers(world, &place), now)
+            (world.desired(&place, &seen), revoked, world.routes(), told::peers(world, &place), now)
         });
         let (mut desired, revoked, routes, mut peers, now) = looked.await.ok()?;
         {
@@ -427,52 +426,6 @@ impl Hub {
         opened
     }
 
-    /// Where a site may fetch a version from, with the leave to do so.
-    async fn sources(&self, to: &SiteId, version: VersionId) -> Sources {
-        let place = to.clone();
-        let asked = self.0.engine.look(move |world, now| {
-            let from = world.sources(&version, &place)?;
-            if from.is_empty() {
-                return Err(format!("no site has version {} any more", version.short()));
-            }
-            let key = world.sites.get(&place).map(|site| site.key.clone()).unwrap_or_default();
-            let limited = |from: SiteId| {
-                let limit = world.links.get(&from, &place).limit;
-                (from, limit)
-            };
-            // Of some it isn't known, as of state that a placement left behind; of one without bytes nothing is lost by it.
-            let bytes = world.versions.get(&version).map(|record| record.bytes).filter(|bytes| *bytes > 0);
-            Ok::<_, String>((from.into_iter().map(limited).collect::<Vec<_>>(), key, bytes, now))
-        });
-        let (from, to_key, bytes, now) = match asked.await {
-            Ok(Ok(found)) => found,
-            Ok(Err(why)) => {
-                self.audit(to, version, "refused", why.clone()).await;
-                return Sources::Refused(why);
-            }
-            Err(_) => return Sources::Refused("the control plane is stopping".to_owned()),
-        };
-        let mut sources = Vec::new();
-        for (site, limit) in from {
-            let Some(connected) = self.lock().get(&site).cloned() else { continue };
-            let until = now + GRANT_LIFE;
-            let (from, to, to_key) = (site.clone(), to.clone(), to_key.clone());
-            let grant = Grant { version, from, to, to_key, until, bytes };
-            let grant = String::from_utf8(grant.sign(&self.0.grant_key)).expect("a grant is JSON");
-            sources.push(Source { site, address: connected.address, grant, limit });
-        }
-        if !sources.is_empty() {
-            let names: Vec<_> = sources.iter().map(|source| source.site.to_string()).collect();
-            let size = bytes.map(|bytes| format!(", {bytes} bytes")).unwrap_or_default();
-            self.audit(to, version, "done", format!("from {}{size}", names.join(", "))).await;
-        }
-        Sources::From(sources)
-    }
-
-    async fn audit(&self, to: &SiteId, version: VersionId, outcome: &str, detail: String) {
-        self.record(format!("site {to}"), "grant", version.to_string(), outcome, Some(detail)).await;
-    }
-
     async fn record_turned_away(&self, key: &str, who: String, why: &str) {
         let admitted = {
             let mut turned_away = self.0.turned_away.lock().expect("nobody panics while holding it");
@@ -491,18 +444,6 @@ impl Hub {
     }
 }
 
-/// The sites between which requests may go, as one of them is told of them.
-fn peers(world: &World, to: &SiteId) -> Vec<Peer> {
-    let others = world.sites.values().filter(|site| !site.revoked && site.info.id != *to);
-    let peer = |site: &SiteRecord| Peer {
-        site: site.info.id.clone(),
-        key: site.key.clone(),
-        latency: world.links.get(to, &site.info.id).latency,
-        address: None,
-    };
-    others.map(peer).collect()
-}
-
 fn close_revoked(connection: &Connection) {
     connection.close(CLOSE_REVOKED.into(), b"this site is revoked");
 }
@@ -510,9 +451,9 @@ fn close_revoked(connection: &Connection) {
 #[cfg(test)]
 mod tests {
     use iroh::SecretKey;
-    use tombolo_core::Digest;
     use tombolo_core::sync::{Replicas, Report};
-    use tombolo_core::world::VersionRecord;
+    use tombolo_core::world::{SiteRecord, VersionRecord};
+    use tombolo_core::{Digest, VersionId};
 
     use super::*;
     use crate::store::sqlite::SqliteStore;

@@ -8,6 +8,7 @@ mod act;
 mod check;
 mod control;
 mod drain;
+mod people;
 mod project;
 mod rng;
 mod run;

@@ -11,6 +11,7 @@ mod health;
 mod local;
 mod mesh;
 mod proxy;
+mod refusals;
 mod serve;
 mod table;
 #[cfg(test)]

@@ -14,7 +14,6 @@ use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tombolo_api::problem::{self, Problem};
 use tombolo_api::stream::{ABSENT_HEADER, Absent, Passage};
 use tombolo_core::EndpointId;
 use tombolo_core::routes::{Access, Replica, Route};
@@ -23,6 +22,7 @@ use super::Gateway;
 use super::headers::{self, Came};
 use super::local::{Away, Busy};
 use super::mesh::Trouble;
+use super::refusals::{gave_up, no_replica, not_found, problem, refuse, unauthorised};
 use super::serve::Guarded;
 use super::table::Held;
 use super::upstream::{Answer, Failed};
@@ -40,8 +40,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(15 * 60);
 const TRIES_MAX: usize = 4;
 /// How often a request that waits looks by itself, where its own site may be the last to hear.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How long clients are told to wait where there is no replica.
-const RETRY_AFTER_SECONDS: u64 = 5;
 /// How long the two ends of an upgraded connection may take to go over to it.
 const UPGRADE_WITHIN: Duration = Duration::from_secs(10);
 /// The gateway's own paths; no project's name begins so.
@@ -486,57 +484,4 @@ fn onward_uri(parts: &Parts, prefix: Option<&str>, http2: bool) -> Option<Uri> {
 fn is_grpc(parts: &Parts) -> bool {
     let kind = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     parts.version == Version::HTTP_2 && kind.starts_with(b"application/grpc")
-}
-
-fn not_found(path: &str) -> Response<Body> {
-    let shown: String = path.chars().take(200).collect();
-    let hint = "endpoints are at /<project>/<service>/; `tombolo endpoint ls` lists them";
-    problem(StatusCode::NOT_FOUND, "no-endpoint", format!("there is no endpoint at {shown}"), None, Some(hint))
-}
-
-fn unauthorised(endpoint: &EndpointId, why: &str) -> Response<Body> {
-    let title = format!("{endpoint} may not be used without leave: {why}");
-    let EndpointId { project, service } = endpoint;
-    let hint = format!(
-        "make a token with `tombolo endpoint token {project}/{service}` and send it as `Authorization: Bearer <token>`, or write \
-         `access: public` for the service into the project file"
-    );
-    let mut answer = problem(StatusCode::UNAUTHORIZED, "unauthorized", title, None, Some(&hint));
-    answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    answer
-}
-
-fn no_replica(endpoint: &EndpointId, why: &str, detail: Option<String>) -> Response<Body> {
-    let title = format!("no replica of {endpoint} answers now: {why}");
-    let mut answer =
-        problem(StatusCode::SERVICE_UNAVAILABLE, "no-replica", title, detail, Some("ask again in a moment"));
-    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
-    answer
-}
-
-fn gave_up(endpoint: &EndpointId, detail: Option<String>) -> Response<Body> {
-    let title = format!("{endpoint} did not answer; what was asked may have been done");
-    problem(StatusCode::BAD_GATEWAY, "no-answer", title, detail, None)
-}
-
-/// To the gateway that has sent a request here.
-fn refuse(absent: Absent) -> Response<Body> {
-    let mut answer = Response::new(Body::empty());
-    *answer.status_mut() = StatusCode::MISDIRECTED_REQUEST;
-    answer.headers_mut().insert(ABSENT_HEADER, HeaderValue::from_static(absent.word()));
-    answer
-}
-
-fn problem(
-    status: StatusCode,
-    kind: &str,
-    title: String,
-    detail: Option<String>,
-    hint: Option<&str>,
-) -> Response<Body> {
-    let body = Problem { kind: kind.to_owned(), title, status: status.as_u16(), detail, hint: hint.map(str::to_owned) };
-    let mut answer = Response::new(Body::from(serde_json::to_vec(&body).expect("plain data")));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
-    answer
 }

@@ -1,5 +1,6 @@
 //! The driver of `host` sites: a shim for each placement, as a process of its own that outlives the agent.
 
+mod discarded;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,7 +13,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
@@ -32,7 +32,7 @@ use crate::lease;
 use crate::logs::{self, LogLimits, LogLine, LogQuery};
 use crate::python;
 use crate::shim::placement::{self, Durable, Event, Placement, ShimOrder};
-use crate::shim::{lost, process, remove_tree};
+use crate::shim::{lost, process};
 use crate::{state, tracking};
 
 /// What the driver tells of a placement.
@@ -41,10 +41,6 @@ pub type Seen = (WorkloadId, Epoch, Phase);
 /// Has a version whole in the site's store again, for a placement whose shim has found it damaged.
 pub type Bring = Box<dyn Fn(VersionId, WorkloadId) -> BoxFuture<'static, Result<(), Outcome>> + Send + Sync>;
 
-/// How long a discarded placement's shim may take to end before its directory is removed anyway.
-const END_MAX: Duration = Duration::from_secs(10);
-/// Logs of discarded placements that are kept at a site; the oldest go first.
-const KEPT_LOGS_MAX: usize = 2_000;
 /// How many placements are discarded between two looks at the kept logs.
 const PRUNE_EVERY: usize = 50;
 /// Longest path of a wake socket, in bytes; the kernel's limit is 108.
@@ -242,7 +238,7 @@ impl HostDriver {
         let (envs, python, workload) = (self.inner.site_dir.join("envs"), order.spec.python.clone(), workload.clone());
         let made = tokio::task::spawn_blocking(move || {
             if let Some(version) = state {
-                lay_ahead(&store, &state_dir, epoch, version)?;
+                state::lay_ahead(&store, &state_dir, epoch, version)?;
             }
             let Some(python) = python else { return Ok(()) };
             let talk = |line: &str| tracing::info!(%workload, "{line}");
@@ -269,11 +265,11 @@ impl HostDriver {
         let count = self.inner.discarded.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let logs = self.inner.site_dir.join("logs");
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = discard(&placement, &kept) {
+            if let Err(error) = discarded::discard(&placement, &kept) {
                 tracing::warn!(dir = %placement.dir().display(), %error, "a placement can't be removed");
             }
             if count.is_multiple_of(PRUNE_EVERY) {
-                prune(&logs);
+                discarded::prune(&logs);
             }
         });
     }
@@ -431,27 +427,6 @@ async fn pass_wakes_on(socket: UnixDatagram, inner: std::sync::Weak<Inner>) {
     }
 }
 
-/// Lays out the state that a placement will begin with. The shim does what is left of it; that there is no room is better
-/// known before the source is told to end.
-fn lay_ahead(store: &Store, state_dir: &Path, epoch: Epoch, version: VersionId) -> Result<(), Outcome> {
-    let ahead = state::Ahead::lock(state_dir, epoch).map_err(|error| Outcome::Unprepared { why: error.to_string() })?;
-    match ahead.bring(store, version) {
-        Err(error) if error.is_no_space() => {
-            Err(Outcome::NoSpace { why: format!("the state can't be laid out: {error}") })
-        }
-        Err(error) => {
-            tracing::warn!(dir = %state_dir.display(), %error, "the state can't be laid out ahead");
-            Ok(())
-        }
-        Ok(()) => {
-            if let Err(error) = ahead.settle() {
-                tracing::warn!(dir = %state_dir.display(), %error, "what is laid out ahead can't be synced");
-            }
-            Ok(())
-        }
-    }
-}
-
 fn find(placement: &Placement) -> io::Result<Found> {
     if !placement.exists() {
         return Ok(Found::Nothing);
@@ -489,45 +464,4 @@ fn living_shim(placement: &Placement) -> Option<i32> {
     }
     let (pid, start) = placement.holder()?;
     (process::stat(pid)?.start == start).then_some(pid)
-}
-
-fn discard(placement: &Placement, kept: &Path) -> io::Result<()> {
-    let deadline = Instant::now() + END_MAX;
-    // It has told its end, and is removing files now; held, so that no late shim begins in what is being removed.
-    let mut lock = placement.try_lock()?;
-    while lock.is_none() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-        lock = placement.try_lock()?;
-    }
-    fs::create_dir_all(kept)?;
-    for entry in fs::read_dir(placement.dir())? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b"log") || name == "events" {
-            fs::rename(entry.path(), kept.join(name))?;
-        }
-    }
-    remove_tree(placement.dir())?;
-    // The run's directory goes with its last placement.
-    if let Some(run) = placement.dir().parent() {
-        let _ = fs::remove_dir(run);
-    }
-    Ok(())
-}
-
-/// Removes the oldest kept logs. What can't be read or removed is tried again the next time.
-fn prune(logs: &Path) {
-    let dirs = |dir: &Path| fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-    let mut kept: Vec<_> = dirs(logs)
-        .flat_map(|run| dirs(&run).collect::<Vec<_>>())
-        .filter_map(|dir| Some((dir.metadata().ok()?.modified().ok()?, dir)))
-        .collect();
-    kept.sort();
-    let excess = kept.len().saturating_sub(KEPT_LOGS_MAX);
-    for (_, dir) in kept.into_iter().take(excess) {
-        let _ = fs::remove_dir_all(&dir);
-        if let Some(run) = dir.parent() {
-            let _ = fs::remove_dir(run);
-        }
-    }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tombolo_api::stream::{Down, Peer, RoutesNews};
 use tombolo_core::EndpointId;
 use tombolo_core::sync::{Assignment, Desired, Intent};
-use tombolo_core::world::Routes;
-use tombolo_core::{Epoch, Millis, Name, VersionId, WorkloadId};
+use tombolo_core::world::{Routes, SiteRecord, World};
+use tombolo_core::{Epoch, Millis, Name, SiteId, VersionId, WorkloadId};
 
 /// Assignments, and placements that are settled, in one message.
 pub const PART_ITEMS_MAX: usize = 500;
@@ -140,6 +140,18 @@ pub fn parts(answers: u64, desired: Desired, mut secrets: Secrets, news: News) -
 
 fn length(value: &impl serde::Serialize) -> usize {
     serde_json::to_vec(value).map_or(0, |text| text.len())
+}
+
+/// The sites between which requests may go, as one of them is told of them.
+pub(super) fn peers(world: &World, to: &SiteId) -> Vec<Peer> {
+    let others = world.sites.values().filter(|site| !site.revoked && site.info.id != *to);
+    let peer = |site: &SiteRecord| Peer {
+        site: site.info.id.clone(),
+        key: site.key.clone(),
+        latency: world.links.get(to, &site.info.id).latency,
+        address: None,
+    };
+    others.map(peer).collect()
 }
 
 #[cfg(test)]
