@@ -19,10 +19,10 @@ use tombolo_core::{Millis, SiteId, VersionId};
 use tombolo_data::{DataError, Store, VerifyOptions, transfer};
 
 use crate::clock::{self, ControlTime};
+use crate::driver::Driver;
 use crate::fetch::Fetcher;
 use crate::gateway::Gateway;
 use crate::holds::Holds;
-use crate::host::HostDriver;
 use crate::mind::{self, Wake};
 
 /// What is younger than this, garbage collection leaves alone: somebody may be about to name it.
@@ -36,7 +36,7 @@ pub type Revoked = BTreeSet<String>;
 pub struct Answerer {
     pub site: SiteId,
     pub store: Arc<Store>,
-    pub driver: Arc<HostDriver>,
+    pub driver: Arc<Driver>,
     pub fetcher: Fetcher,
     pub journal: PathBuf,
     pub mind: mpsc::Sender<Wake>,

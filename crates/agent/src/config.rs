@@ -8,6 +8,7 @@ use tombolo_api::wire::{Join, Joined};
 use tombolo_core::site::SiteInfo;
 
 use crate::AgentError;
+use crate::driver::slurm::SlurmConfig;
 use crate::encryption::{self, Encrypt};
 
 /// `site.json` in the site's directory; written once, when the site joins.
@@ -24,6 +25,9 @@ pub struct Config {
     /// The file of the key that the store is encrypted under, from the site's directory on. None where it isn't.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_key: Option<PathBuf>,
+    /// How shims become jobs, at a site that is a Slurm cluster. None where they are processes of this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm: Option<SlurmConfig>,
 }
 
 /// Where things are in a site's directory.
@@ -69,6 +73,7 @@ pub struct JoinOptions {
     pub encrypt: Encrypt,
     /// The file of the key for the store; without it one is made where it is needed.
     pub store_key: Option<PathBuf>,
+    pub slurm: Option<SlurmConfig>,
 }
 
 /// Makes the site's keys, has the control plane let it in, and remembers what it is told.
@@ -85,8 +90,8 @@ pub async fn join(options: JoinOptions) -> Result<Config, AgentError> {
     let client = tombolo_api::client::Client::new(&options.address, None);
     let request = Join { token: options.token, key: tombolo_net::hex(&key.public()), info: options.info.clone() };
     let joined: Joined = client.post("/v1/join", &request.key, &request).await?;
-    let JoinOptions { info, store, .. } = options;
-    let config = Config { info, control: joined.control, grant_key: joined.grant_key, store, store_key };
+    let JoinOptions { info, store, slurm, .. } = options;
+    let config = Config { info, control: joined.control, grant_key: joined.grant_key, store, store_key, slurm };
     let text = serde_json::to_vec_pretty(&config).expect("plain data");
     tombolo_net::write_private(&layout.config(), &text).map_err(|source| io(&layout.config(), source))?;
     Ok(config)

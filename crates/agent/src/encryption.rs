@@ -195,6 +195,7 @@ mod tests {
             store: None,
             encrypt: Encrypt::default(),
             store_key: None,
+            slurm: None,
         }
     }
 

@@ -8,11 +8,11 @@ pub mod cgroup;
 mod clock;
 pub mod config;
 mod copies;
+pub mod driver;
 mod encryption;
 pub mod fetch;
 pub mod gateway;
 mod holds;
-pub mod host;
 mod journal;
 pub mod lease;
 mod line;
@@ -128,7 +128,8 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     let grant_key = grant_key(&layout, &config.grant_key)?;
 
     let (wakes, woken) = mpsc::channel(mind::WAKES_MAX);
-    let driver = host::HostDriver::new(site.clone(), &layout.0, store_key.clone(), options.shim_command, seen(&wakes));
+    let launcher = launcher(&config, &layout.0, options.shim_command).await?;
+    let driver = driver::Driver::new(site.clone(), &layout.0, store_key.clone(), launcher, seen(&wakes));
     let driver = Arc::new(driver);
     let (line, line_seen) = watch::channel(None);
     let budget = Budget::new(options.transfer_bytes.unwrap_or(BUDGET_BYTES));
@@ -136,7 +137,8 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     fetcher.budget = budget;
     driver.bring_with(bring(&fetcher, &wakes));
     let signing = ed25519_dalek::SigningKey::from_bytes(&key.to_bytes());
-    let tracking = tracking::serve(site.clone(), &layout.0, signing, line.subscribe()).await;
+    let host = config.slurm.is_some().then(shim::host);
+    let tracking = tracking::serve(site.clone(), &layout.0, signing, line.subscribe(), host.as_deref()).await;
     driver.track_at(tracking.map_err(|source| config::io(&layout.0, source))?);
     let (revoked, revoked_seen) = watch::channel(answer::Revoked::new());
     let control_time = clock::ControlTime::default();
@@ -175,8 +177,21 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     mind.run(woken).await
 }
 
+/// What starts shims at this kind of site.
+async fn launcher(
+    config: &config::Config,
+    dir: &std::path::Path,
+    shim_command: Vec<OsString>,
+) -> Result<driver::Launcher, AgentError> {
+    let Some(slurm) = config.slurm.clone() else { return Ok(driver::Launcher::Process(shim_command)) };
+    let (site, at) = (config.info.id.clone(), dir.to_owned());
+    let made = tokio::task::spawn_blocking(move || driver::slurm::Slurm::new(slurm, site, &at, &shim_command)).await;
+    let made = made.map_err(|panic| config::io(dir, std::io::Error::other(panic)))?;
+    Ok(driver::Launcher::Slurm(made.map_err(|error| config::io(dir, error))?))
+}
+
 /// Brings again what a shim has found damaged.
-fn bring(fetcher: &fetch::Fetcher, wakes: &mpsc::Sender<mind::Wake>) -> host::Bring {
+fn bring(fetcher: &fetch::Fetcher, wakes: &mpsc::Sender<mind::Wake>) -> driver::Bring {
     let (fetcher, wakes) = (fetcher.clone(), wakes.clone());
     Box::new(move |version, workload| {
         let (fetcher, wakes) = (fetcher.clone(), wakes.clone());
@@ -190,8 +205,8 @@ fn bring(fetcher: &fetch::Fetcher, wakes: &mpsc::Sender<mind::Wake>) -> host::Br
 }
 
 /// What the driver sees, as wakes of the mind.
-fn seen(wakes: &mpsc::Sender<mind::Wake>) -> mpsc::Sender<host::Seen> {
-    let (sender, mut receiver) = mpsc::channel::<host::Seen>(mind::WAKES_MAX);
+fn seen(wakes: &mpsc::Sender<mind::Wake>) -> mpsc::Sender<driver::Seen> {
+    let (sender, mut receiver) = mpsc::channel::<driver::Seen>(mind::WAKES_MAX);
     let wakes = wakes.clone();
     tokio::spawn(async move {
         while let Some((workload, epoch, phase)) = receiver.recv().await {

@@ -165,8 +165,8 @@ mod tests {
     use tombolo_data::{Store, StoreOptions};
 
     use super::*;
+    use crate::driver::{Driver, Launcher};
     use crate::fetch::Fetcher;
-    use crate::host::HostDriver;
 
     async fn endpoint(alpn: &[u8]) -> Endpoint {
         let listen = "127.0.0.1:0".parse().unwrap();
@@ -192,6 +192,7 @@ mod tests {
             grant_key: String::new(),
             store: None,
             store_key: None,
+            slurm: None,
         };
         let store = Arc::new(Store::open(dir.path().join("store"), StoreOptions::default()).unwrap());
         let (wakes, mut woken) = mpsc::channel(100);
@@ -203,7 +204,7 @@ mod tests {
             gateway_address: "127.0.0.1:1".parse().unwrap(),
             site: site.clone(),
             store: store.clone(),
-            driver: Arc::new(HostDriver::new(site, dir.path(), None, Vec::new(), mpsc::channel(1).0)),
+            driver: Arc::new(Driver::new(site, dir.path(), None, Launcher::Process(Vec::new()), mpsc::channel(1).0)),
             fetcher: Fetcher::new(store, own.clone(), seen),
             journal: dir.path().join("journal"),
             mind: wakes.clone(),

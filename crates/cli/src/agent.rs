@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use tombolo_agent::driver::slurm::{self, SlurmConfig};
 use tombolo_agent::{AgentError, AgentOptions, Encrypt, JoinOptions, Started, is_public};
 use tombolo_core::site::SiteInfo;
 use tombolo_core::{Millis, Resources, SiteId};
@@ -21,6 +22,7 @@ Examples:
   tombolo agent join control.example:7070 --token <token> --site-file site.yaml
   tombolo agent join control.example:7070 --token <token> --name cloud --store s3://bucket/tombolo
   tombolo agent join control.example:7070 --token <token> --name lab --encrypt on
+  tombolo agent join control.example:7070 --token <token> --name hpc --slurm --partition gpu --dir /shared/me/hpc
   tombolo agent run --dir ~/.tombolo/sites/onprem
 
 `tombolo site token` makes the token to join with. An agent dials out and needs no port that others can reach.";
@@ -51,6 +53,15 @@ struct Join {
     /// The site's name
     #[arg(long)]
     name: Option<SiteId>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// What a site is to be; the same whoever brings the token.
+#[derive(Debug, Args)]
+pub struct Place {
+    #[command(flatten)]
+    slurm: SlurmOptions,
     /// Where the site's data, work and keys are; ~/.tombolo/sites/<name> unless given
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -74,6 +85,30 @@ struct Join {
     facts: FactOptions,
     #[command(flatten)]
     running: Running,
+}
+
+#[derive(Debug, Args)]
+struct SlurmOptions {
+    /// The site is the Slurm cluster of this login node: shims become jobs, and --dir is on a file system that the nodes
+    /// share
+    #[arg(long, requires = "dir")]
+    slurm: bool,
+    /// The partition for jobs; the cluster's default unless given
+    #[arg(long, requires = "slurm")]
+    partition: Option<String>,
+    /// The account for jobs; the user's default unless given
+    #[arg(long, requires = "slurm")]
+    account: Option<String>,
+    /// A further option for sbatch, such as --sbatch=--qos=high; may be repeated
+    #[arg(long = "sbatch", requires = "slurm", value_name = "OPTION", allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+impl SlurmOptions {
+    fn config(&self) -> Option<SlurmConfig> {
+        let SlurmOptions { slurm, partition, account, options } = self;
+        slurm.then(|| SlurmConfig { partition: partition.clone(), account: account.clone(), options: options.clone() })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -107,20 +142,39 @@ pub async fn run(args: Agent) -> Result<(), Failure> {
     match args.verb {
         Verb::Run(args) => run_agent(&home, args.dir, args.running).await,
         Verb::Join(args) => {
-            let dir = join(&home, &args).await?;
-            if args.no_run {
-                eprintln!("start it: tombolo agent run --dir {}", dir.display());
-                return Ok(());
-            }
-            run_agent(&home, dir, args.running).await
+            let Join { address, join_token, name, place } = *args;
+            let address = if address.contains("://") { address } else { format!("http://{address}") };
+            add(&home, address, join_token, name, place).await
         }
     }
 }
 
+/// Joins with a token, then runs what has joined.
+pub async fn add(
+    home: &Home,
+    address: String,
+    token: String,
+    name: Option<SiteId>,
+    place: Place,
+) -> Result<(), Failure> {
+    let dir = join(home, address, token, name, &place).await?;
+    if place.no_run {
+        eprintln!("start it: tombolo agent run --dir {}", dir.display());
+        return Ok(());
+    }
+    run_agent(home, dir, place.running).await
+}
+
 /// Joins, and says where the site is.
-async fn join(home: &Home, args: &Join) -> Result<PathBuf, Failure> {
+async fn join(
+    home: &Home,
+    address: String,
+    token: String,
+    name: Option<SiteId>,
+    args: &Place,
+) -> Result<PathBuf, Failure> {
     let file = args.site_file.as_deref().map(SiteFile::load).transpose()?.unwrap_or_default();
-    let id = match (&args.name, &file.name) {
+    let id = match (&name, &file.name) {
         (Some(name), _) => name.clone(),
         (None, Some(name)) => {
             SiteId::new(name.clone()).map_err(|fault| Failure::usage("the site file's name is wrong").because(fault))?
@@ -129,6 +183,18 @@ async fn join(home: &Home, args: &Join) -> Result<PathBuf, Failure> {
     };
     let dir = args.dir.clone().unwrap_or_else(|| home.site_dir(&id));
     let mut capacity = this_machine(&dir);
+    let slurm = args.slurm.config();
+    if let Some(config) = &slurm {
+        let nodes = slurm::capacity(config).await.map_err(|said| {
+            Failure::usage("Slurm can't be asked what it has")
+                .because(said)
+                .hint("run this on a login node, where sinfo, sbatch, squeue and scancel work")
+        })?;
+        (capacity.cpus_milli, capacity.gpus) = (nodes.cpus_milli, nodes.gpus);
+        if nodes.memory_bytes > 0 {
+            capacity.memory_bytes = nodes.memory_bytes;
+        }
+    }
     file.change_capacity(&mut capacity)?;
     args.facts.change_capacity(&mut capacity)?;
     let mut labels = file.labels;
@@ -136,15 +202,15 @@ async fn join(home: &Home, args: &Join) -> Result<PathBuf, Failure> {
     let mut prices = file.prices.into();
     args.facts.change_prices(&mut prices)?;
     let info = SiteInfo { id: id.clone(), labels, capacity, prices, containers: file.containers };
-    let address = if args.address.contains("://") { args.address.clone() } else { format!("http://{}", args.address) };
     let options = JoinOptions {
         address,
-        token: args.join_token.clone(),
+        token,
         dir: dir.clone(),
         info,
         store: args.store.clone(),
         encrypt: args.encrypt.unwrap_or_default(),
         store_key: args.store_key.clone(),
+        slurm,
     };
     let config = tombolo_agent::join(options).await.map_err(told)?;
     eprintln!("site {id} has joined; it is in {}", dir.display());

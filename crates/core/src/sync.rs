@@ -156,6 +156,10 @@ pub enum Phase {
     Prepared {
         state: Option<VersionId>,
     },
+    /// Handed to the site's own scheduler, which lets it wait, in its words.
+    Queued {
+        why: String,
+    },
     Running {
         since: Timestamp,
     },
@@ -277,6 +281,10 @@ pub enum Outcome {
     },
     /// Stopped because it was asked to.
     Stopped,
+    /// Told to end by its site and not by Tombolo, as for a time limit, a preemption or a node that is emptied.
+    Evicted {
+        why: String,
+    },
     /// Exit 75 after SIGTERM: its state directory says where to go on.
     Checkpointed,
     /// Its shim is gone without a word, as after a power cut.
@@ -314,6 +322,7 @@ impl Outcome {
             | Outcome::Unprepared { .. }
             | Outcome::NoSpace { .. }
             | Outcome::NeverReady { .. }
+            | Outcome::Evicted { .. }
             | Outcome::Checkpointed
             | Outcome::Lost { .. } => true,
         }
@@ -339,6 +348,7 @@ impl std::fmt::Display for Outcome {
             Outcome::NoSpace { why } => write!(f, "no space left at the site: {why}"),
             Outcome::NeverReady { after } => write!(f, "was not ready after {after}"),
             Outcome::Stopped => f.write_str("stopped on request"),
+            Outcome::Evicted { why } => write!(f, "was ended by its site: {why}"),
             Outcome::Checkpointed => f.write_str("stopped at a checkpoint"),
             Outcome::Lost { why } => write!(f, "was lost: {why}"),
         }

@@ -74,6 +74,16 @@ const NEEDS: &[Need] = &[
         packages: &["golang-go"],
     },
     Need {
+        name: "Slurm (slurmctld, slurmd, sbatch) and munge",
+        why: "a cluster of two nodes on this machine is the site of some tests",
+        probe: &[
+            "sh",
+            "-c",
+            "PATH=$PATH:/usr/sbin; command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged",
+        ],
+        packages: &["slurmctld", "slurmd", "slurm-client", "munge"],
+    },
+    Need {
         name: "a C++ compiler (c++)",
         why: "libFuzzer, which `cargo xtask fuzz` links into its programs, is C++",
         probe: &["c++", "--version"],

@@ -20,9 +20,9 @@ use tombolo_core::{Epoch, Millis, Name, VersionId, WorkloadId};
 use crate::AgentError;
 use crate::clock;
 use crate::config::io;
+use crate::driver::Driver;
 use crate::fetch::Fetcher;
 use crate::gateway::Gateway;
-use crate::host::HostDriver;
 use crate::journal::{self, JournalFile};
 use crate::lease;
 use starter::Starter;
@@ -75,7 +75,7 @@ pub struct Mind {
     /// Where the journal is saved.
     file: Arc<Mutex<JournalFile>>,
     path: PathBuf,
-    driver: Arc<HostDriver>,
+    driver: Arc<Driver>,
     fetcher: Fetcher,
     gateway: Gateway,
     wakes: mpsc::Sender<Wake>,
@@ -115,7 +115,7 @@ impl Mind {
     /// Reads the journal; an unreadable one is refused, since what it names may be running.
     pub fn load(
         path: PathBuf,
-        driver: Arc<HostDriver>,
+        driver: Arc<Driver>,
         fetcher: Fetcher,
         wakes: mpsc::Sender<Wake>,
         gateway: Gateway,

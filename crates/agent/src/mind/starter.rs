@@ -10,12 +10,12 @@ use tombolo_core::{Epoch, Name, VersionId, WorkloadId};
 
 use super::Wake;
 use crate::clock;
+use crate::driver::Driver;
 use crate::fetch::Fetcher;
-use crate::host::HostDriver;
 
 /// Brings what a placement needs and hands it to the driver.
 pub(super) struct Starter {
-    pub(super) driver: Arc<HostDriver>,
+    pub(super) driver: Arc<Driver>,
     pub(super) fetcher: Fetcher,
     pub(super) wakes: mpsc::Sender<Wake>,
     pub(super) secrets: BTreeMap<Name, String>,

@@ -5,9 +5,9 @@
 //! | exit 0 of a job | succeeded, where the gate and the outputs are good |
 //! | exit 0 of a job after SIGTERM | the same, where it has outputs and all are good; else stopped: many programs answer SIGTERM with exit 0 half-way |
 //! | exit 75 after SIGTERM | checkpointed |
-//! | any other end after SIGTERM | stopped, timed out or never ready, whatever it was told for |
+//! | any other end after SIGTERM | stopped, evicted, timed out or never ready, whatever it was told for |
 //! | exit n, or a signal | failed, signalled; out of memory where the kernel says so |
-//! | exit 0 of a service after SIGTERM | stopped |
+//! | exit 0 of a service after SIGTERM | stopped, or evicted |
 //! | any exit of a service by itself, also 0 | failed with that code: a service stays |
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use tombolo_core::sync::{Finish, Made, Outcome};
 use tombolo_data::{AddOptions, DataError};
 
 use super::prepare::{self, Prepared};
-use super::run::{Cause, End, Ran};
+use super::run::{Cause, EVICTED, End, Ran};
 use super::{Shim, files, inspect};
 use crate::clock::now;
 use crate::state;
@@ -63,11 +63,10 @@ pub fn commit(shim: &Shim, prepared: &Prepared, ran: Ran) -> Finish {
 /// None for a job's or service's exit 0.
 fn outcome(ran: &Ran) -> Option<Outcome> {
     match (ran.stopped, &ran.end) {
-        (Some(Cause::TimedOut { after }), _) => Some(Outcome::TimedOut { after }),
-        (Some(Cause::NeverReady { after }), _) => Some(Outcome::NeverReady { after }),
-        (Some(Cause::Asked), End::Code(CHECKPOINTED)) => Some(Outcome::Checkpointed),
+        (Some(cause @ (Cause::TimedOut { .. } | Cause::NeverReady { .. })), _) => Some(told(cause)),
+        (Some(Cause::Asked | Cause::Evicted), End::Code(CHECKPOINTED)) => Some(Outcome::Checkpointed),
         (_, End::Code(0)) => None,
-        (Some(Cause::Asked), _) => Some(Outcome::Stopped),
+        (Some(cause), _) => Some(told(cause)),
         (None, End::NoSpace(why)) => Some(Outcome::NoSpace { why: why.clone() }),
         (None, End::Refused(why)) => Some(Outcome::Unprepared { why: why.clone() }),
         // A shell whose child was killed for memory exits with a code of its own.
@@ -78,16 +77,26 @@ fn outcome(ran: &Ran) -> Option<Outcome> {
     }
 }
 
+/// What became of a command that was told to stop and has nothing to show for it.
+fn told(cause: Cause) -> Outcome {
+    match cause {
+        Cause::Asked => Outcome::Stopped,
+        Cause::Evicted => Outcome::Evicted { why: EVICTED.to_owned() },
+        Cause::TimedOut { after } => Outcome::TimedOut { after },
+        Cause::NeverReady { after } => Outcome::NeverReady { after },
+    }
+}
+
 /// A service that has exited with 0: many servers do when they are asked to stop.
 fn service_end(ran: &Ran) -> Outcome {
-    if ran.stopped.is_some() { Outcome::Stopped } else { Outcome::Failed { code: 0 } }
+    ran.stopped.map_or(Outcome::Failed { code: 0 }, told)
 }
 
 /// A job that has exited with 0.
 fn commit_job(shim: &Shim, prepared: &Prepared, job: &Job, ran: &Ran, finish: &mut Finish) -> Outcome {
-    let asked = ran.stopped.is_some();
-    if asked && job.outputs.is_empty() {
-        return Outcome::Stopped;
+    let stopped = ran.stopped.map(told);
+    if let Some(stopped) = stopped.clone().filter(|_| job.outputs.is_empty()) {
+        return stopped;
     }
     let outputs = shim.placement.outputs_dir();
     let good = check_outputs(&outputs, job).and_then(|()| match &job.gate {
@@ -104,13 +113,13 @@ fn commit_job(shim: &Shim, prepared: &Prepared, job: &Job, ran: &Ran, finish: &m
     match good.and_then(|()| add_outputs(shim, prepared, job, ran)) {
         Ok(made) => {
             let unexpected = Outcome::unexpected(job, &made);
-            if unexpected.is_some() && asked {
-                return Outcome::Stopped;
+            if let (Some(_), Some(stopped)) = (&unexpected, stopped) {
+                return stopped;
             }
             finish.outputs = made;
             unexpected.unwrap_or(Outcome::Succeeded)
         }
-        Err(Outcome::BadOutputs { .. }) if asked => Outcome::Stopped,
+        Err(outcome @ Outcome::BadOutputs { .. }) => stopped.unwrap_or(outcome),
         Err(outcome) => outcome,
     }
 }

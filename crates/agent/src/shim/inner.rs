@@ -47,6 +47,7 @@ pub fn run<T: Send + 'static>(
         let late = timeout.filter(|timeout| began.elapsed() > Duration::from_millis(timeout.0));
         let cause = match (woken.try_recv(), late) {
             (Ok(Wake::Stop), _) => Some(Cause::Asked),
+            (Ok(Wake::Evicted), _) => Some(Cause::Evicted),
             (_, Some(after)) => Some(Cause::TimedOut { after }),
             _ => None,
         };

@@ -48,6 +48,8 @@ const SECRETS_BYTES_MAX: u64 = 16 << 20;
 enum Wake {
     /// Stop was asked for.
     Stop,
+    /// A signal came that Tombolo did not send.
+    Evicted,
     Exited {
         pid: i32,
         status: nix::sys::wait::WaitStatus,
@@ -111,7 +113,10 @@ fn enter(dir: &Path) -> io::Result<()> {
     if progress.finish.is_some() {
         return Ok(());
     }
-    let Some(secrets) = read_secrets(io::stdin().lock(), &order)? else { return Ok(()) };
+    let secrets = read_secrets(io::stdin().lock(), &order)?;
+    // Open already where they were in a file.
+    let _ = std::fs::remove_file(placement.secrets_file());
+    let Some(secrets) = secrets else { return Ok(()) };
     let private = secrets.values().chain(order.env.get(tracking::TOKEN_VARIABLE)).map(String::as_str);
     let log = LogWriter::open(dir, order.logs, Redactor::new(private))?;
     let shim = Arc::new(Shim { placement, order, secrets, log, lock, stage: Mutex::new(Stage::Preparing) });
@@ -142,6 +147,11 @@ fn enter(dir: &Path) -> io::Result<()> {
 /// Whether a command could hardly have written anything more there.
 fn is_full(dir: &Path) -> bool {
     nix::sys::statvfs::statvfs(dir).is_ok_and(|disk| disk.blocks_available() * disk.fragment_size() < FULL_BELOW_BYTES)
+}
+
+/// This machine's name.
+pub(crate) fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 /// Why a command that was launched and has no result is not run again.
@@ -268,7 +278,7 @@ impl Shim {
             Stage::Preparing => {}
             Stage::Launched(wakes) => {
                 // Nobody listens any more once the command is gone, and then there is nothing to stop.
-                let _ = wakes.send(Wake::Stop);
+                let _ = wakes.send(self.told());
                 return;
             }
             Stage::Ending => return,
@@ -276,11 +286,16 @@ impl Shim {
         self.stop_preparing();
     }
 
+    /// What a signal means: Tombolo writes its wish down before it sends one.
+    fn told(&self) -> Wake {
+        if self.placement.stop_was_asked() { Wake::Stop } else { Wake::Evicted }
+    }
+
     /// Ends this process, unless the command was launched at this very moment.
     fn stop_preparing(&self) {
         let stage = self.stage();
         if let Stage::Launched(wakes) = &*stage {
-            let _ = wakes.send(Wake::Stop);
+            let _ = wakes.send(self.told());
             return;
         }
         while let pids = process::descendants()
@@ -288,7 +303,11 @@ impl Shim {
         {
             process::kill_all(&pids);
         }
-        let finish = Finish::without_running(Outcome::Stopped, now());
+        let outcome = match self.told() {
+            Wake::Evicted => Outcome::Evicted { why: run::EVICTED.to_owned() },
+            _ => Outcome::Stopped,
+        };
+        let finish = Finish::without_running(outcome, now());
         if let Err(error) = self.append(&Event::Finished { finish: Box::new(finish) }, Durable::Yes) {
             crate::logs::mutter(&format!("the end can't be written down: {error}"));
         }

@@ -6,6 +6,8 @@
 //!   lock          flock held by the shim for its whole life; its pid and start time are the content
 //!   events        one JSON line for each step, appended by the shim (by the driver once the shim is dead)
 //!   stop          exists when stop was asked for
+//!   secrets       what a shim gets on stdin, where its driver can't hold a pipe to it; removed by the shim
+//!   slurm.job     the job's number, where the shim is a job of Slurm; written by the driver
 //!   log, log.*    what the command printed
 //!   shim.err      what the shim itself printed to stderr, normally nothing
 //!   code/         the command's working directory, with inputs/ and outputs/ in it
@@ -55,6 +57,12 @@ pub struct ShimOrder {
     /// The datagram socket that is told when `events` has grown; without it the driver finds out by looking.
     #[serde(default)]
     pub wake: Option<PathBuf>,
+    /// The agent's machine, where the shim may be on another: then what it serves is at its own machine's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Whether the site itself holds the command to its processors and memory.
+    #[serde(default)]
+    pub limited: bool,
     /// Where the site's last contact is noted, for workloads that may be started elsewhere; see [`crate::lease`].
     #[serde(default)]
     pub lease: Option<PathBuf>,
@@ -219,6 +227,11 @@ impl Placement {
 
     pub fn is_unleased(&self) -> bool {
         self.dir.join("unleased").exists()
+    }
+
+    /// Secrets lie in a file where a shim can't be given them through a pipe; whoever starts reads and removes it.
+    pub fn secrets_file(&self) -> PathBuf {
+        self.dir.join("secrets")
     }
 
     pub fn stop_was_asked(&self) -> bool {

@@ -65,6 +65,8 @@ const INHERITED: [&str; 24] = [
     "ROCR_VISIBLE_DEVICES",
 ];
 const LOOPBACK: &str = "127.0.0.1";
+/// What is known of who told a command to end.
+pub const EVICTED: &str = "its site told it to end, as for a time limit, a preemption or a shutdown";
 /// Where no PATH is inherited.
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Enters the control groups named before `--`, then becomes the command: what a command starts is in its groups
@@ -100,8 +102,14 @@ pub enum End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     Asked,
-    TimedOut { after: Millis },
-    NeverReady { after: Millis },
+    /// By a signal that did not come from Tombolo.
+    Evicted,
+    TimedOut {
+        after: Millis,
+    },
+    NeverReady {
+        after: Millis,
+    },
 }
 
 /// Runs the command to its end. An error means that it was not started.
@@ -112,9 +120,9 @@ pub fn run(shim: &Arc<Shim>, prepared: &Prepared, mut session: Session) -> Resul
     let place = blake3::hash(shim.placement.dir().as_os_str().as_encoded_bytes()).to_hex();
     let name = format!("{}.{}.{}-{}", shim.order.workload.run, shim.order.workload.name, shim.order.epoch, &place[..8]);
     let (group, warnings) = match &spec.command {
-        Command::Run(_) => Group::create(&name, &spec.resources),
-        // These run in this process, and limit themselves.
-        Command::Sql(_) | Command::Import(_) => Default::default(),
+        Command::Run(_) if !shim.order.limited => Group::create(&name, &spec.resources),
+        // The others run in this process, and limit themselves.
+        Command::Run(_) | Command::Sql(_) | Command::Import(_) => Default::default(),
     };
     warnings.iter().for_each(|warning| shim.log.say(&format!("warning: {warning}")));
     session.cgroups = group.dirs();
@@ -240,7 +248,8 @@ impl Running<'_> {
                 }
                 Some(Wake::AllGone) => return (end.unwrap_or_default(), stopped),
                 Some(Wake::Exited { status, .. }) => {
-                    let told = stopped == Some(Cause::Asked) && end == Some(End::Signal(Signal::SIGTERM as i32));
+                    let told = matches!(stopped, Some(Cause::Asked | Cause::Evicted))
+                        && end == Some(End::Signal(Signal::SIGTERM as i32));
                     if told && End::of(status) == End::Code(CHECKPOINTED) {
                         end = Some(End::Code(CHECKPOINTED));
                     }
@@ -251,6 +260,7 @@ impl Running<'_> {
                     continue;
                 }
                 Some(Wake::Stop) => Cause::Asked,
+                Some(Wake::Evicted) => Cause::Evicted,
                 Some(Wake::NeverReady) => Cause::NeverReady { after: ready::limit(spec.service()) },
                 // The time is up: to kill, where the command has ended or was told to, else to stop.
                 None if end.is_some() || stopped.is_some() => {
@@ -284,7 +294,12 @@ impl Running<'_> {
     }
 
     fn tell_ready(&self) {
-        let address = format!("127.0.0.1:{}", self.port.unwrap_or_default());
+        let here = super::host();
+        let host = match &self.shim.order.host {
+            Some(agents) if *agents != here => here.as_str(),
+            _ => LOOPBACK,
+        };
+        let address = format!("{host}:{}", self.port.unwrap_or_default());
         self.shim.log.say(&format!("ready at {address}"));
         if let Err(error) = self.shim.append(&Event::Ready { at: now(), address }, Durable::No) {
             crate::logs::mutter(&format!("that the service is ready can't be written down: {error}"));
@@ -294,6 +309,7 @@ impl Running<'_> {
     fn say_stopping(&self, cause: Cause, grace: Millis) {
         let why = match cause {
             Cause::Asked => "stopping, as asked".to_owned(),
+            Cause::Evicted => format!("stopping: {EVICTED}"),
             Cause::TimedOut { after } => format!("stopping: it ran longer than its timeout of {after}"),
             Cause::NeverReady { after } => format!("stopping: it was not ready after {after}"),
         };
@@ -394,10 +410,11 @@ fn environment(shim: &Shim, prepared: &Prepared, port: Option<u16>) -> BTreeMap<
             set(name, &value);
         }
     }
-    // The agent's own address is on this machine, where no proxy can reach it.
+    // The agent's own address is on this machine or beside it, where no proxy can reach it.
+    let near = shim.order.host.iter().fold(LOOPBACK.to_owned(), |near, host| format!("{near},{host}"));
     for name in ["NO_PROXY", "no_proxy"] {
         let before = std::env::var(name).ok().filter(|hosts| !hosts.is_empty());
-        set(name, &before.map_or_else(|| LOOPBACK.to_owned(), |hosts| format!("{hosts},{LOOPBACK}")));
+        set(name, &before.map_or_else(|| near.clone(), |hosts| format!("{hosts},{near}")));
     }
     // So that what a script prints is seen when it prints it.
     set("PYTHONUNBUFFERED", &"1");

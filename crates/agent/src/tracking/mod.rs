@@ -8,7 +8,7 @@ mod artifacts;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +52,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(75);
 pub struct Address {
     site: SiteId,
     key: SigningKey,
-    at: SocketAddr,
+    /// `host:port`, as workloads reach it.
+    at: String,
 }
 
 impl Address {
@@ -82,15 +83,19 @@ struct Proxy {
     held: Arc<Semaphore>,
 }
 
-/// Serves for as long as the process lives.
+/// Serves for as long as the process lives. Where workloads run on other machines, `host` is this one's name for them.
 pub async fn serve(
     site: SiteId,
     site_dir: &Path,
     key: SigningKey,
     line: watch::Receiver<Option<Connection>>,
+    host: Option<&str>,
 ) -> io::Result<Address> {
-    let listener = listen(&site_dir.join(PORT_FILE)).await?;
-    let address = Address { site, at: listener.local_addr()?, key: key.clone() };
+    let ip = if host.is_some() { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+    let listener = listen(&site_dir.join(PORT_FILE), ip).await?;
+    let bound = listener.local_addr()?;
+    let at = host.map_or(bound.to_string(), |host| format!("{host}:{}", bound.port()));
+    let address = Address { site, at, key: key.clone() };
     let work = site_dir.to_owned();
     let live = Arc::new(move |workload: &WorkloadId, epoch| {
         Placement::of(&work, workload, epoch).is_locked().unwrap_or_else(|error| {
@@ -110,17 +115,17 @@ pub async fn serve(
 }
 
 /// At the port that was used before, for what still runs; at any where there was none or another program has it.
-async fn listen(file: &Path) -> io::Result<TcpListener> {
+async fn listen(file: &Path, ip: Ipv4Addr) -> io::Result<TcpListener> {
     let before = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse::<u16>().ok());
     if let Some(port) = before {
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+        match TcpListener::bind((ip, port)).await {
             Ok(listener) => return Ok(listener),
             Err(error) => {
                 tracing::warn!(port, %error, "another port takes what workloads log; those that run can't log any more");
             }
         }
     }
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let listener = TcpListener::bind((ip, 0)).await?;
     tombolo_net::write_private(file, listener.local_addr()?.port().to_string().as_bytes())?;
     Ok(listener)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{DuplexStream, ReadHalf, WriteHalf};
-use tombolo_agent::host::Bring;
+use tombolo_agent::driver::{Bring, Launcher};
 use tombolo_core::ids::VersionId;
 use tombolo_core::sync::{Order, Outcome};
 use tombolo_data::transfer::{Dial, FetchOptions, Gate, Source, fetch, serve_stream};
@@ -215,7 +215,8 @@ async fn a_clock_that_jumps_moves_no_limit_and_no_line_of_the_log() {
     shim.push(std::env::current_exe().unwrap().into());
     shim.extend(crate::site::SHIM_ARGS.map(std::ffi::OsString::from));
     let (sender, seen) = tokio::sync::mpsc::channel(100);
-    site.driver = tombolo_agent::host::HostDriver::new("onprem".parse().unwrap(), &site.dir, None, shim, sender);
+    site.driver =
+        tombolo_agent::driver::Driver::new("onprem".parse().unwrap(), &site.dir, None, Launcher::Process(shim), sender);
     site.seen = seen;
     let lines = "for i in 1 2 3 4 5 6; do echo $i; sleep 0.02; done; date +%s >&2";
     let finish = site.run(job_with(lines, |job| job.timeout = Some(tombolo_core::Millis(3_600_000)))).await;

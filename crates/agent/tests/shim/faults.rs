@@ -127,7 +127,13 @@ async fn a_shim_that_can_t_work_is_given_up_with_what_it_said() {
     let site = Site::new();
     let (sender, mut seen) = tokio::sync::mpsc::channel(10);
     let broken = ["/bin/sh", "-c", "echo it is broken >&2; exit 1"].map(Into::into).to_vec();
-    let driver = tombolo_agent::host::HostDriver::new("onprem".parse().unwrap(), &site.dir, None, broken, sender);
+    let driver = tombolo_agent::driver::Driver::new(
+        "onprem".parse().unwrap(),
+        &site.dir,
+        None,
+        tombolo_agent::driver::Launcher::Process(broken),
+        sender,
+    );
     driver.start(&workload(), Epoch(1), &site.order(job("true")), &BTreeMap::new()).unwrap();
     let (_, _, Phase::Finished(finish)) = seen.recv().await.unwrap() else { panic!() };
     let Outcome::Unprepared { why } = finish.outcome else { panic!("{finish:?}") };

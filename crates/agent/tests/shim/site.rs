@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
-use tombolo_agent::host::{HostDriver, Seen};
+use tombolo_agent::driver::{Driver, Launcher, Seen};
 use tombolo_agent::logs::{LogLine, LogQuery};
 use tombolo_agent::shim::placement::Placement;
 use tombolo_core::ids::{Epoch, Name, SiteId, VersionId, WorkloadId};
@@ -24,7 +24,7 @@ pub const WAIT_MAX: Duration = Duration::from_secs(60);
 pub struct Site {
     pub dir: PathBuf,
     _temp: Option<TempDir>,
-    pub driver: HostDriver,
+    pub driver: Driver,
     pub seen: mpsc::Receiver<Seen>,
     pub store: Store,
     pub code: VersionId,
@@ -55,7 +55,7 @@ impl Site {
         let mut shim: Vec<OsString> = vec![std::env::current_exe().unwrap().into()];
         shim.extend(SHIM_ARGS.map(OsString::from));
         let (sender, seen) = mpsc::channel(100);
-        let driver = HostDriver::new(SiteId::new("onprem").unwrap(), dir, key.clone(), shim, sender);
+        let driver = Driver::new(SiteId::new("onprem").unwrap(), dir, key.clone(), Launcher::Process(shim), sender);
         let key = key.map(|path| SiteKey::load(&path).unwrap());
         let store = Store::open(dir.join("store"), StoreOptions { key, ..StoreOptions::default() }).unwrap();
         let code = add(&store, &[("code.txt", "the code")]);

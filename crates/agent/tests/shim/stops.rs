@@ -38,6 +38,25 @@ async fn a_command_that_saves_its_state_is_checkpointed() {
     assert!(!other.dir.join("state/flights-1/train").exists());
 }
 
+/// As when the machine shuts down, or a cluster's scheduler takes the place back: nobody has asked for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_is_not_ours_is_no_wish_to_stop() {
+    let told = |script: &'static str| async move {
+        let mut site = Site::new();
+        site.start(&site.order(job(script)));
+        site.line("waiting").await;
+        let (shim, _) = site.placement().holder().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGTERM).unwrap();
+        let finish = site.finish().await;
+        (finish.outcome.clone(), finish.state.map(|state| site.files(state)["step"].clone()))
+    };
+    let saves = "trap 'echo at 7 > $TOMBOLO_STATE/step; exit 75' TERM; echo waiting; while :; do sleep 0.01; done";
+    assert_eq!(told(saves).await, (Outcome::Checkpointed, Some("at 7\n".to_owned())));
+    let (outcome, state) = told("echo at 3 > $TOMBOLO_STATE/step; echo waiting; exec sleep 100").await;
+    assert!(matches!(outcome, Outcome::Evicted { .. }) && outcome.may_retry(), "{outcome}");
+    assert_eq!(state.as_deref(), Some("at 3\n"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_ignores_sigterm_is_killed_after_its_grace() {
     let mut site = Site::new();

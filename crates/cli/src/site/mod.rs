@@ -1,5 +1,6 @@
 //! `tombolo site`: the places where things run.
 
+mod add;
 mod drain;
 pub mod facts;
 mod link;
@@ -17,6 +18,7 @@ use crate::session::{Global, Session};
 
 const EXAMPLES: &str = "\
 Examples:
+  tombolo site add lab --label visibility=private
   tombolo site token --site onprem
   tombolo site ls
   tombolo site set cloud --price cpu_hour=0.05 --price egress_gib=0.09
@@ -32,6 +34,8 @@ pub struct Site {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Make this machine, or the Slurm cluster that it belongs to, a site
+    Add(Box<add::Add>),
     /// List sites
     Ls(list::Ls),
     /// Show one site with its links
@@ -53,6 +57,7 @@ enum Verb {
 pub async fn run(global: &Global, args: Site) -> Result<(), Failure> {
     let session = Session::open(global)?;
     match args.verb {
+        Verb::Add(args) => add::run(&session, *args).await,
         Verb::Ls(args) => list::run(&session, args).await,
         Verb::Show(args) => show::run(&session, args).await,
         Verb::Set(args) => set::run(&session, args).await,

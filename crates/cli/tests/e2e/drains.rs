@@ -14,7 +14,9 @@ trap 'stop=1' TERM
 until [ -e "$(dirname $MARKS)/$name" ]; do
   [ -z "$stop" ] || exit 75
   n=$((n + 1))
-  echo "$n" > "$TOMBOLO_STATE/n.new" && mv "$TOMBOLO_STATE/n.new" "$TOMBOLO_STATE/n"
+  echo "$n" > "$TOMBOLO_STATE/n.new"
+  # All its processes are asked to stop: this one does all of it or nothing.
+  (trap '' TERM; exec mv "$TOMBOLO_STATE/n.new" "$TOMBOLO_STATE/n") || exit 75
   echo "$name $n@$TOMBOLO_SITE" >> $MARKS
   sleep 0.1
 done

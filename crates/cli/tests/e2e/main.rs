@@ -25,6 +25,7 @@ mod residency;
 mod runs;
 #[path = "../../../connect/tests/servers/mod.rs"]
 mod servers;
+mod slurm;
 mod steady;
 mod tracking;
 mod versions;

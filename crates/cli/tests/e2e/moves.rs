@@ -16,7 +16,9 @@ n=$(cat "$TOMBOLO_STATE/n" 2>/dev/null || echo 0)
 trap 'stop=75' TERM
 while [ "$n" -lt 60 ]; do
   n=$((n + 1))
-  echo "$n" > "$TOMBOLO_STATE/n.new" && mv "$TOMBOLO_STATE/n.new" "$TOMBOLO_STATE/n" || exit 75
+  echo "$n" > "$TOMBOLO_STATE/n.new"
+  # All its processes are asked to stop: this one does all of it or nothing.
+  (trap '' TERM; exec mv "$TOMBOLO_STATE/n.new" "$TOMBOLO_STATE/n") || exit 75
   echo "count $n@$TOMBOLO_SITE" >> $MARKS
   [ -z "$stop" ] || exit $stop
   sleep 0.1

@@ -151,6 +151,14 @@ impl World {
         self.wait_site(site, "up");
     }
 
+    /// As a person does who is at the site and may make tokens.
+    pub fn add(&mut self, site: &str, args: &[&str]) {
+        let mut command = self.command(site);
+        command.args(["site", "add", site]).args(args);
+        self.agents.insert(site.to_owned(), command.spawn().unwrap());
+        self.wait_site(site, "up");
+    }
+
     pub fn wait_site(&self, site: &str, status: &str) {
         wait(SOON, &format!("{site} is {status}"), || {
             let sites = self.try_json(&["site", "ls"])?;

@@ -138,7 +138,15 @@ impl World {
         }
         let state = &self.workloads[id].state;
         let step = match &observed.phase {
-            Phase::Preparing | Phase::Prepared { .. } if matches!(state, State::Placed { .. }) => Step::Accepted,
+            Phase::Preparing | Phase::Prepared { .. } | Phase::Queued { .. }
+                if matches!(state, State::Placed { .. }) =>
+            {
+                Step::Accepted
+            }
+            Phase::Queued { why } => {
+                let why = why.clone();
+                return self.note_wait(&id.clone(), why, now);
+            }
             Phase::Running { since } if !matches!(state, State::Running { .. }) => Step::Started { since: *since },
             Phase::Ready { since, address } if !matches!(state, State::Ready { address: a, .. } if a == address) => {
                 Step::Ready { since: *since, address: address.clone() }
@@ -151,11 +159,23 @@ impl World {
         let Ok(next) = record.state.step(step, now) else { return };
         let ready = matches!(next, State::Ready { .. });
         record.state = next;
+        record.why = wait_of(&observed.phase);
+        let text = record.why.clone();
         self.touch(id);
-        self.tell(now, id, None);
+        self.tell(now, id, text);
         self.settle_move(id, now);
         if ready {
             self.supersede(&id.clone(), now);
+        }
+    }
+
+    /// The site's own scheduler lets it wait.
+    fn note_wait(&mut self, id: &WorkloadId, why: String, now: Timestamp) {
+        let record = self.workloads.get_mut(id).expect("known to be live");
+        if matches!(record.state, State::Preparing { .. }) && record.why.as_ref() != Some(&why) {
+            record.why = Some(why.clone());
+            self.touch(id);
+            self.tell(now, id, Some(why));
         }
     }
 
@@ -430,6 +450,14 @@ impl World {
     }
 }
 
+/// What a placement waits for, in the words of its site.
+fn wait_of(phase: &Phase) -> Option<String> {
+    match phase {
+        Phase::Queued { why } => Some(why.clone()),
+        _ => None,
+    }
+}
+
 fn same_stage(a: &WorkloadId, b: &WorkloadId) -> bool {
     a.run.project() == b.run.project() && a.name == b.name
 }
@@ -440,7 +468,7 @@ fn retry_at(record: &mut WorkloadRecord, outcome: &Outcome, now: Timestamp) -> O
         return None;
     }
     let tries = match outcome {
-        Outcome::Lost { .. } => {
+        Outcome::Lost { .. } | Outcome::Evicted { .. } => {
             record.losses += 1;
             (record.losses <= LOST_RETRIES_MAX).then_some(record.losses)
         }

@@ -44,7 +44,7 @@ impl World {
                 moving.off = Some(format!("at {} it {}", moving.to, finish.outcome));
                 self.touch(id);
             }
-            (Phase::Preparing | Phase::Running { .. } | Phase::Prepared { .. }, _)
+            (Phase::Preparing | Phase::Queued { .. } | Phase::Running { .. } | Phase::Prepared { .. }, _)
             | (Phase::Ready { .. } | Phase::Finished(_), _) => {}
         }
     }

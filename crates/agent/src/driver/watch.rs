@@ -2,39 +2,39 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::process::Child;
 use tokio::sync::Notify;
 use tombolo_core::ids::{Epoch, WorkloadId};
-use tombolo_core::sync::{Outcome, Phase};
+use tombolo_core::sync::{Order, Outcome, Phase};
 
-use super::{HostDriver, end};
+use super::launch::{LOOK_EVERY, News, Shim};
+use super::{Driver, end};
 use crate::shim::placement::{Event, Events, Lack, Placement};
 use crate::shim::{lost, process};
 
-/// How often a watcher looks without being woken.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often a shim is started that ends before it has launched anything.
 pub const SPAWNS_MAX: u32 = 3;
 /// How much of what a shim has said is quoted, in bytes.
 const QUOTE_BYTES_MAX: usize = 2_000;
 
-/// A shim that this agent started, and what it takes to start another.
+/// What it takes to start another shim, for a placement that this agent started.
 pub struct Spawner {
-    pub child: Child,
+    pub order: Order,
     pub secrets: Vec<u8>,
     pub left: u32,
 }
 
 pub struct Watch {
-    pub driver: HostDriver,
+    pub driver: Driver,
     pub workload: WorkloadId,
     pub epoch: Epoch,
     pub placement: Placement,
     pub wake: Arc<Notify>,
+    pub shim: Shim,
     /// None for a shim that was found.
     pub spawner: Option<Spawner>,
+    /// Whether the shim has told anything.
+    pub began: bool,
     /// How many times what the placement lacked was brought.
     pub brought: usize,
 }
@@ -51,10 +51,8 @@ impl Watch {
             .await;
         }
         self.driver.inner.leave(&self.placement);
-        // The shim still removes what it no longer needs; waited for, so that it does not stay as a zombie.
-        if let Some(mut spawner) = self.spawner {
-            let _ = spawner.child.wait().await;
-        }
+        // It still removes what it no longer needs.
+        self.shim.reap().await;
     }
 
     async fn follow(&mut self) -> io::Result<()> {
@@ -63,17 +61,28 @@ impl Watch {
             if self.tell_new(&mut events).await? {
                 return Ok(());
             }
-            if self.shim_may_be_gone().await && self.look_after(&mut events).await? {
+            let over = match self.news().await {
+                News::Look => false,
+                News::Gone => self.look_after(&mut events).await?,
+                // What a scheduler says may be older than what the shim has said meanwhile.
+                News::Queued(_) if self.began => false,
+                News::Queued(why) => {
+                    self.tell(Phase::Queued { why }).await;
+                    false
+                }
+            };
+            if over {
                 return Ok(());
             }
         }
     }
 
     /// Tells what was written since the last time; answers whether that was the end.
-    async fn tell_new(&self, events: &mut Events) -> io::Result<bool> {
+    async fn tell_new(&mut self, events: &mut Events) -> io::Result<bool> {
         for event in events.read_new()? {
             let over = matches!(event, Event::Finished { .. });
             if let Some(phase) = event.phase() {
+                self.began = true;
                 self.tell(phase).await;
             }
             if over {
@@ -83,21 +92,14 @@ impl Watch {
         Ok(false)
     }
 
-    /// Waits for something to happen; answers whether the shim could have ended.
-    async fn shim_may_be_gone(&mut self) -> bool {
+    /// Waits for something to happen.
+    async fn news(&mut self) -> News {
         let wake = self.wake.clone();
-        let ended = async {
-            match &mut self.spawner {
-                // An error means that somebody else has waited for it.
-                Some(spawner) => drop(spawner.child.wait().await),
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            () = ended => true,
-            () = wake.notified() => false,
-            // A shim that is not this process's child ends unheard.
-            () = tokio::time::sleep(LOOK_EVERY) => self.spawner.is_none(),
+            biased;
+            news = self.shim.news() => news,
+            () = wake.notified() => News::Look,
+            () = tokio::time::sleep(LOOK_EVERY) => News::Look,
         }
     }
 
@@ -106,7 +108,7 @@ impl Watch {
         let placement = self.placement.clone();
         let Some(lock) = placement.try_lock()? else {
             // Another shim of this placement was faster; it is no child of this agent.
-            self.spawner = None;
+            self.give_over();
             return Ok(false);
         };
         if self.tell_new(events).await? {
@@ -117,9 +119,11 @@ impl Watch {
             Some(session) => {
                 let dir = placement.dir().to_owned();
                 let undead = tokio::task::spawn_blocking(move || process::kill_orphans(&session, &dir)).await;
-                Outcome::Lost { why: lost(&undead.unwrap_or_default()) + &self.quote() }
+                let lost = || Outcome::Lost { why: lost(&undead.unwrap_or_default()) + &self.quote() };
+                self.shim.fate().unwrap_or_else(lost)
             }
             None if placement.stop_was_asked() => Outcome::Stopped,
+            None if let Some(fate) = self.shim.fate() => fate,
             None => {
                 drop(lock);
                 if progress.lacks.len() > self.brought
@@ -149,7 +153,7 @@ impl Watch {
         };
         match (brought, &mut self.spawner) {
             (Ok(()), Some(spawner)) => {
-                spawner.child = super::spawn(&self.driver.inner.shim_command, &self.placement, &spawner.secrets)?;
+                self.shim = self.driver.inner.launcher.start(&self.placement, &spawner.order, &spawner.secrets)?;
                 Ok(false)
             }
             // Whoever started the last one had the secrets.
@@ -177,7 +181,7 @@ impl Watch {
             && spawner.left > 0
         {
             spawner.left -= 1;
-            spawner.child = super::spawn(&self.driver.inner.shim_command, &self.placement, &spawner.secrets)?;
+            self.shim = self.driver.inner.launcher.start(&self.placement, &spawner.order, &spawner.secrets)?;
             return Ok(false);
         }
         let outcome = match self.spawner {
@@ -189,11 +193,16 @@ impl Watch {
         self.end_unless_held(outcome)
     }
 
+    /// Another shim has the lock, which this agent did not start.
+    fn give_over(&mut self) {
+        (self.shim, self.spawner) = (Shim::Stranger, None);
+    }
+
     /// Writes the end, which is told with the next look.
     fn end_unless_held(&mut self, outcome: Outcome) -> io::Result<bool> {
         // Somebody else may have taken the lock meanwhile; then it is theirs to end.
         let Some(lock) = self.placement.try_lock()? else {
-            self.spawner = None;
+            self.give_over();
             return Ok(false);
         };
         end(&self.placement, &lock, outcome)?;

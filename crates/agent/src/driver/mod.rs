@@ -1,26 +1,25 @@
-//! The driver of `host` sites: a shim for each placement, as a process of its own that outlives the agent.
+//! The driver: starts a shim for each placement with its resources, watches it and stops it, and knows nothing else.
+//!
+//! A placement is a directory, whatever the kind of site; kinds differ in how a shim is started, ended and found dead
+//! ([`launch`]).
 
 mod discarded;
+mod launch;
+pub mod slurm;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tokio::io::AsyncWriteExt;
 use tokio::net::UnixDatagram;
-use tokio::process::Child;
 use tokio::sync::{Notify, mpsc};
 use tombolo_core::ids::{Epoch, Name, SiteId, VersionId, WorkloadId};
 use tombolo_core::journal::Found;
@@ -35,6 +34,8 @@ use crate::shim::placement::{self, Durable, Event, Placement, ShimOrder};
 use crate::shim::{lost, process};
 use crate::{state, tracking};
 
+pub use launch::Launcher;
+
 /// What the driver tells of a placement.
 pub type Seen = (WorkloadId, Epoch, Phase);
 
@@ -47,17 +48,17 @@ const PRUNE_EVERY: usize = 50;
 const SOCKET_PATH_MAX: usize = 100;
 
 #[derive(Debug, thiserror::Error)]
-pub enum HostError {
+pub enum DriverError {
     #[error("can't make the placement's directory {}: {source}", dir.display())]
     Dir { dir: PathBuf, source: io::Error },
-    #[error("can't start the shim {program}: {source}")]
+    #[error("can't start the shim, {program}: {source}")]
     Spawn { program: String, source: io::Error },
 }
 
-impl HostError {
+impl DriverError {
     /// What it means for the placement.
     pub fn outcome(&self) -> Outcome {
-        let (HostError::Dir { source, .. } | HostError::Spawn { source, .. }) = self;
+        let (DriverError::Dir { source, .. } | DriverError::Spawn { source, .. }) = self;
         let why = self.to_string();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Outcome::NoSpace { why },
@@ -68,7 +69,7 @@ impl HostError {
 
 /// Starts, finds, stops and watches shims. Clones are the same driver.
 #[derive(Clone)]
-pub struct HostDriver {
+pub struct Driver {
     inner: Arc<Inner>,
 }
 
@@ -76,7 +77,7 @@ struct Inner {
     site: SiteId,
     site_dir: PathBuf,
     store_key: Option<PathBuf>,
-    shim_command: Vec<OsString>,
+    launcher: Launcher,
     seen: mpsc::Sender<Seen>,
     /// By their directories: who is watched, and what wakes the watcher.
     watched: Mutex<HashMap<PathBuf, Arc<Notify>>>,
@@ -91,16 +92,16 @@ pub fn shim_command() -> Vec<OsString> {
     vec!["/proc/self/exe".into(), "shim".into()]
 }
 
-impl HostDriver {
-    /// `store_key` is the file of the key that the site's store is encrypted under. `shim_command` is executed with the placement's directory as its last argument. What is seen of the
-    /// placements goes to `seen`. Needs a tokio runtime.
+impl Driver {
+    /// `store_key` is the file of the key that the site's store is encrypted under. What is seen of the placements goes
+    /// to `seen`. Needs a tokio runtime.
     pub fn new(
         site: SiteId,
         site_dir: impl AsRef<Path>,
         store_key: Option<PathBuf>,
-        shim_command: Vec<OsString>,
+        launcher: Launcher,
         seen: mpsc::Sender<Seen>,
-    ) -> HostDriver {
+    ) -> Driver {
         let site_dir = std::path::absolute(site_dir.as_ref()).unwrap_or_else(|_| site_dir.as_ref().to_owned());
         let socket = listen(&site_dir);
         let inner = Arc::new(Inner {
@@ -108,7 +109,7 @@ impl HostDriver {
             wake: socket.as_ref().map(|(path, _)| path.clone()),
             site_dir,
             store_key,
-            shim_command,
+            launcher,
             seen,
             watched: Mutex::default(),
             discarded: Default::default(),
@@ -118,7 +119,7 @@ impl HostDriver {
         if let Some((_, socket)) = socket {
             tokio::spawn(pass_wakes_on(socket, Arc::downgrade(&inner)));
         }
-        HostDriver { inner }
+        Driver { inner }
     }
 
     /// Says how to bring what turns out damaged; the first word counts. Without, such a placement can't be started.
@@ -138,18 +139,18 @@ impl HostDriver {
         epoch: Epoch,
         order: &Order,
         secrets: &BTreeMap<Name, String>,
-    ) -> Result<(), HostError> {
+    ) -> Result<(), DriverError> {
         let placement = self.placement(workload, epoch);
         let Some(wake) = self.inner.enter(&placement) else { return Ok(()) };
         let started = self.write_order(&placement, workload, epoch, order).and_then(|()| {
             let mut line = serde_json::to_vec(secrets).map_err(|e| self.dir_error(&placement, io::Error::other(e)))?;
             line.push(b'\n');
-            Ok((self.spawn(&placement, &line)?, line))
+            Ok((self.launch(&placement, order, &line)?, line))
         });
         match started {
-            Ok((child, secrets)) => {
-                let spawner = watch::Spawner { child, secrets, left: watch::SPAWNS_MAX - 1 };
-                self.spawn_watch(workload, epoch, placement, wake, Some(spawner));
+            Ok((shim, secrets)) => {
+                let spawner = watch::Spawner { order: order.clone(), secrets, left: watch::SPAWNS_MAX - 1 };
+                self.spawn_watch(workload, epoch, placement, wake, shim, Some(spawner));
                 Ok(())
             }
             Err(error) => {
@@ -159,13 +160,13 @@ impl HostDriver {
         }
     }
 
-    /// Watches a placement whose shim is alive, as after [`HostDriver::find`] has found it; else does nothing.
+    /// Watches a placement whose shim may be alive, as after [`Driver::find`] has found it; else does nothing.
     pub fn watch(&self, workload: &WorkloadId, epoch: Epoch) {
         let placement = self.placement(workload, epoch);
-        if placement.is_locked().unwrap_or(false)
+        if let Some(shim) = self.inner.launcher.found(&placement)
             && let Some(wake) = self.inner.enter(&placement)
         {
-            self.spawn_watch(workload, epoch, placement, wake, None);
+            self.spawn_watch(workload, epoch, placement, wake, shim, None);
         }
     }
 
@@ -173,7 +174,7 @@ impl HostDriver {
     /// left running when this returns.
     pub fn find(&self, workload: &WorkloadId, epoch: Epoch) -> Found {
         let placement = self.placement(workload, epoch);
-        match find(&placement) {
+        match self.inner.find(&placement) {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(dir = %placement.dir().display(), %error, "a placement can't be read");
@@ -193,10 +194,7 @@ impl HostDriver {
         if let Err(error) = placement.ask_to_stop() {
             tracing::warn!(dir = %placement.dir().display(), %error, "the wish to stop can't be written down");
         }
-        if let Some(pid) = living_shim(&placement) {
-            // It may have ended in between.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
+        self.inner.launcher.stop(&placement);
     }
 
     /// The placement is held to no lease any more.
@@ -249,7 +247,7 @@ impl HostDriver {
         made.await.map_err(|error| Outcome::Unprepared { why: error.to_string() })?
     }
 
-    /// Removes the placement's directory, in the background; its log is kept for [`HostDriver::logs`].
+    /// Removes the placement's directory, in the background; its log is kept for [`Driver::logs`].
     pub fn discard(&self, workload: &WorkloadId, epoch: Epoch) {
         let placement = self.placement(workload, epoch);
         let state_dir = self.state_dir(workload);
@@ -295,7 +293,7 @@ impl HostDriver {
         workload: &WorkloadId,
         epoch: Epoch,
         order: &Order,
-    ) -> Result<(), HostError> {
+    ) -> Result<(), DriverError> {
         let site_dir = &self.inner.site_dir;
         let order = ShimOrder {
             workload: workload.clone(),
@@ -311,6 +309,8 @@ impl HostDriver {
             logs: LogLimits::default(),
             wake: self.inner.wake.clone(),
             lease: order.spec.failover_after.map(|_| lease::path(site_dir)),
+            host: self.inner.launcher.limits().then(crate::shim::host),
+            limited: self.inner.launcher.limits(),
         };
         fs::DirBuilder::new()
             .recursive(true)
@@ -329,15 +329,14 @@ impl HostDriver {
         address.map_or_else(BTreeMap::new, |address| address.environment(workload, epoch))
     }
 
-    fn dir_error(&self, placement: &Placement, source: io::Error) -> HostError {
-        HostError::Dir { dir: placement.dir().to_owned(), source }
+    fn dir_error(&self, placement: &Placement, source: io::Error) -> DriverError {
+        DriverError::Dir { dir: placement.dir().to_owned(), source }
     }
 
-    fn spawn(&self, placement: &Placement, secrets: &[u8]) -> Result<Child, HostError> {
-        spawn(&self.inner.shim_command, placement, secrets).map_err(|source| HostError::Spawn {
-            program: self.inner.shim_command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default(),
-            source,
-        })
+    fn launch(&self, placement: &Placement, order: &Order, secrets: &[u8]) -> Result<launch::Shim, DriverError> {
+        let launcher = &self.inner.launcher;
+        let started = launcher.start(placement, order, secrets);
+        started.map_err(|source| DriverError::Spawn { program: launcher.program(), source })
     }
 
     fn spawn_watch(
@@ -346,10 +345,11 @@ impl HostDriver {
         epoch: Epoch,
         placement: Placement,
         wake: Arc<Notify>,
+        shim: launch::Shim,
         spawner: Option<watch::Spawner>,
     ) {
         let (driver, workload) = (self.clone(), workload.clone());
-        let watch = watch::Watch { driver, workload, epoch, placement, wake, spawner, brought: 0 };
+        let watch = watch::Watch { driver, workload, epoch, placement, wake, shim, spawner, began: false, brought: 0 };
         tokio::spawn(watch.run());
     }
 }
@@ -366,6 +366,32 @@ impl Inner {
         Some(wake)
     }
 
+    fn find(&self, placement: &Placement) -> io::Result<Found> {
+        if !placement.exists() {
+            return Ok(Found::Nothing);
+        }
+        if let Some(finish) = placement.progress()?.finish {
+            return Ok(Found::Ended(Box::new(finish)));
+        }
+        // Where it may run on another machine, whoever watches it finds out.
+        if self.launcher.limits() && self.launcher.found(placement).is_some() {
+            return Ok(Found::Alive);
+        }
+        let Some(lock) = placement.try_lock()? else { return Ok(Found::Alive) };
+        let progress = placement.progress()?;
+        if let Some(finish) = progress.finish {
+            return Ok(Found::Ended(Box::new(finish)));
+        }
+        let Some(session) = progress.launched else {
+            // A shim that was started a moment ago and has not come to its lock finds nothing to do.
+            placement.withdraw_order()?;
+            return Ok(Found::Nothing);
+        };
+        let outcome = Outcome::Lost { why: lost(&process::kill_orphans(&session, placement.dir())) };
+        end(placement, &lock, outcome)?;
+        Ok(Found::Vanished)
+    }
+
     fn leave(&self, placement: &Placement) {
         self.watched().remove(placement.dir());
     }
@@ -373,28 +399,6 @@ impl Inner {
     fn watched(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<Notify>>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The secrets go through a pipe: neither the arguments nor the environment of a process are private.
-fn spawn(shim_command: &[OsString], placement: &Placement, secrets: &[u8]) -> io::Result<Child> {
-    let [program, args @ ..] = shim_command else { return Err(io::Error::other("there is no command to start it")) };
-    let stderr = OpenOptions::new().append(true).create(true).mode(0o600).open(placement.shim_err())?;
-    let mut command = std::process::Command::new(program);
-    if program == "/proc/self/exe" {
-        command.arg0("tombolo");
-    }
-    command.args(args).arg(placement.dir()).current_dir("/");
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr);
-    // The shim makes itself the leader of a session, so that it survives the agent and its terminal.
-    let mut child = tokio::process::Command::from(command).spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        let secrets = secrets.to_vec();
-        tokio::spawn(async move {
-            // A shim that ends without reading them has its reasons, and writes them down.
-            let _ = stdin.write_all(&secrets).await;
-        });
-    }
-    Ok(child)
 }
 
 /// The socket on which shims say that they have written an event; without it the watchers look now and then.
@@ -427,41 +431,10 @@ async fn pass_wakes_on(socket: UnixDatagram, inner: std::sync::Weak<Inner>) {
     }
 }
 
-fn find(placement: &Placement) -> io::Result<Found> {
-    if !placement.exists() {
-        return Ok(Found::Nothing);
-    }
-    if let Some(finish) = placement.progress()?.finish {
-        return Ok(Found::Ended(Box::new(finish)));
-    }
-    let Some(lock) = placement.try_lock()? else { return Ok(Found::Alive) };
-    let progress = placement.progress()?;
-    if let Some(finish) = progress.finish {
-        return Ok(Found::Ended(Box::new(finish)));
-    }
-    let Some(session) = progress.launched else {
-        // A shim that was started a moment ago and has not come to its lock finds nothing to do.
-        placement.withdraw_order()?;
-        return Ok(Found::Nothing);
-    };
-    let outcome = Outcome::Lost { why: lost(&process::kill_orphans(&session, placement.dir())) };
-    end(placement, &lock, outcome)?;
-    Ok(Found::Vanished)
-}
-
 /// Writes down the end of a placement in place of its shim.
 fn end(placement: &Placement, lock: &placement::Lock, outcome: Outcome) -> io::Result<Finish> {
     placement.withdraw_order()?;
     let finish = Finish::without_running(outcome, now());
     placement.append(&Event::Finished { finish: Box::new(finish.clone()) }, lock, Durable::Yes)?;
     Ok(finish)
-}
-
-/// The pid of the placement's shim; never that of another process which has got its number since.
-fn living_shim(placement: &Placement) -> Option<i32> {
-    if !placement.is_locked().unwrap_or(false) {
-        return None;
-    }
-    let (pid, start) = placement.holder()?;
-    (process::stat(pid)?.start == start).then_some(pid)
 }

@@ -1,0 +1,386 @@
+//! The one place that talks to Slurm: however many jobs there are, one question about all of them at a time.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tokio::sync::{Notify, OnceCell, Semaphore, watch};
+use tombolo_core::resources::Resources;
+use tombolo_core::spec::WorkloadSpec;
+use tombolo_core::sync::Outcome;
+
+use super::words::{self, Queued, Stands};
+use super::{SlurmConfig, mark};
+use crate::shim::placement::Placement;
+
+/// How often the queue is looked at while jobs are in it. How a command runs and ends is told by its shim, without delay.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The first look after something was submitted.
+const LOOK_FIRST: Duration = Duration::from_millis(300);
+/// Submissions at once: controllers take jobs one after the other.
+const SUBMISSIONS_MAX: usize = 4;
+/// Pauses before something is said to Slurm again; they double.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How often a wish to stop is said to a controller that doesn't answer.
+const CANCELS_MAX: u32 = 100;
+/// How long one of its commands may take.
+const COMMAND_MAX: Duration = Duration::from_secs(60);
+
+pub struct Desk {
+    jobs: Mutex<Jobs>,
+    ring: Notify,
+    submissions: Semaphore,
+    partition: Option<String>,
+    /// Whether nodes' memory is counted.
+    memory: OnceCell<bool>,
+}
+
+#[derive(Default)]
+struct Jobs {
+    tracked: BTreeMap<u64, Tracked>,
+    next: u64,
+}
+
+struct Tracked {
+    name: String,
+    /// None while it is being submitted; then its number in Slurm, where that is known.
+    id: Option<Option<u64>>,
+    memory_bytes: u64,
+    stands: watch::Sender<Stands>,
+}
+
+impl Desk {
+    pub fn open(partition: Option<String>) -> Arc<Desk> {
+        let desk = Arc::new(Desk {
+            jobs: Mutex::default(),
+            ring: Notify::new(),
+            submissions: Semaphore::new(SUBMISSIONS_MAX),
+            partition,
+            memory: OnceCell::new(),
+        });
+        tokio::spawn(look(Arc::downgrade(&desk)));
+        desk
+    }
+
+    /// `id` is none for a job that is about to be submitted.
+    pub fn track(&self, name: String, id: Option<Option<u64>>, memory_bytes: u64) -> (u64, watch::Receiver<Stands>) {
+        let (stands, seen) = watch::channel(Stands::Has);
+        let mut jobs = self.jobs();
+        let number = jobs.next;
+        jobs.next += 1;
+        jobs.tracked.insert(number, Tracked { name, id, memory_bytes, stands });
+        drop(jobs);
+        self.ring.notify_one();
+        (number, seen)
+    }
+
+    pub fn forget(&self, number: u64) {
+        self.jobs().tracked.remove(&number);
+    }
+
+    fn submitted(&self, number: u64, id: u64) {
+        if let Some(job) = self.jobs().tracked.get_mut(&number) {
+            job.id = Some(Some(id));
+        }
+        self.ring.notify_one();
+    }
+
+    fn say(&self, number: u64, stands: Stands) {
+        if let Some(job) = self.jobs().tracked.get(&number) {
+            job.tell(stands);
+        }
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn memory(&self) -> Result<bool, String> {
+        let partition = self.partition.as_deref();
+        self.memory.get_or_try_init(|| async { Ok(nodes(partition).await?.1) }).await.copied()
+    }
+
+    /// One look at the queue; jobs that were submitted before it and are not in it are over.
+    async fn look(&self) {
+        let due: Vec<(u64, String, Option<u64>)> = {
+            let jobs = self.jobs();
+            let submitted = jobs.tracked.iter().filter_map(|(number, job)| Some((*number, job.name.clone(), job.id?)));
+            submitted.collect()
+        };
+        if due.is_empty() {
+            return;
+        }
+        let queue = match queue().await {
+            Ok(queue) => queue,
+            Err(said) => {
+                tracing::warn!(said, "Slurm's queue can't be seen; what runs goes on");
+                return;
+            }
+        };
+        let mut missing = Vec::new();
+        for (number, name, id) in due {
+            let found =
+                queue.iter().filter(|job| id.map_or(job.name == name, |id| job.id == id)).max_by_key(|job| job.id);
+            match found {
+                Some(job) => self.saw(number, job),
+                None => missing.push((number, id)),
+            }
+        }
+        if missing.is_empty() {
+            return;
+        }
+        let ids: Vec<u64> = missing.iter().filter_map(|(_, id)| *id).collect();
+        let known = accounts(&ids).await;
+        for (number, id) in missing {
+            match known.iter().find(|job| Some(job.id) == id) {
+                Some(job) => self.saw(number, job),
+                None => self.say(number, Stands::Over(None)),
+            }
+        }
+    }
+
+    fn saw(&self, number: u64, seen: &Queued) {
+        if let Some(job) = self.jobs().tracked.get_mut(&number) {
+            job.id = Some(Some(seen.id));
+            job.tell(words::stands(seen, job.memory_bytes));
+        }
+    }
+}
+
+impl Tracked {
+    /// Wakes nobody where nothing has changed.
+    fn tell(&self, stands: Stands) {
+        self.stands.send_if_modified(|now| {
+            let changed = *now != stands;
+            *now = stands;
+            changed
+        });
+    }
+}
+
+/// Looks for as long as anybody has the desk.
+async fn look(desk: Weak<Desk>) {
+    loop {
+        {
+            let Some(desk) = desk.upgrade() else { return };
+            if desk.jobs().tracked.is_empty() {
+                // Without a ring as well, to see whether anybody is left.
+                let _ = tokio::time::timeout(PAUSE_MAX, desk.ring.notified()).await;
+            }
+        }
+        let pause = {
+            let Some(desk) = desk.upgrade() else { return };
+            let rung = tokio::time::timeout(LOOK_EVERY, desk.ring.notified()).await.is_ok();
+            if rung { LOOK_FIRST } else { Duration::ZERO }
+        };
+        tokio::time::sleep(pause).await;
+        let Some(desk) = desk.upgrade() else { return };
+        desk.look().await;
+    }
+}
+
+/// A shim that is to become a job.
+pub struct Submission {
+    pub number: u64,
+    pub name: String,
+    pub placement: Placement,
+    pub config: Arc<SlurmConfig>,
+    pub spec: WorkloadSpec,
+    pub script: String,
+    pub secrets: Option<Vec<u8>>,
+}
+
+impl Submission {
+    /// Goes on until Slurm has taken or refused it, or nobody wants it any more.
+    pub async fn submit(self, desk: Arc<Desk>) {
+        let Ok(_turn) = desk.submissions.acquire().await else { return };
+        let mut pause = PAUSE_MIN;
+        loop {
+            if self.placement.stop_was_asked() || !self.placement.exists() {
+                desk.say(self.number, Stands::Over(None));
+                return;
+            }
+            match self.once(&desk).await {
+                Ok(id) => {
+                    if let Err(error) = std::fs::write(mark(&self.placement), id.to_string()) {
+                        tracing::warn!(id, %error, "a job's number can't be kept; it is found by its name");
+                    }
+                    desk.submitted(self.number, id);
+                    // A wish that came meanwhile has found no job.
+                    if self.placement.stop_was_asked() {
+                        cancel(self.name).await;
+                    }
+                    return;
+                }
+                Err(said) if words::may_pass(&said) => {
+                    tracing::warn!(job = self.name, said, "Slurm takes no job now; tried again");
+                    desk.say(self.number, Stands::Waits(format!("Slurm takes no job now: {}", last_line(&said))));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                    // It may have taken the last one, and only have failed to say so.
+                    if let Ok(queue) = queue().await
+                        && let Some(job) = queue.iter().rfind(|job| job.name == self.name)
+                    {
+                        desk.submitted(self.number, job.id);
+                        return;
+                    }
+                }
+                Err(said) => {
+                    let why = format!(
+                        "Slurm refuses the job: {}\nhint: ask for what a node has (`resources:`), or choose another \
+                         partition or account for the site",
+                        last_line(&said)
+                    );
+                    desk.say(self.number, Stands::Over(Some(Outcome::Unprepared { why })));
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn once(&self, desk: &Desk) -> Result<u64, String> {
+        let memory = desk.memory().await?;
+        let dir = self.placement.dir();
+        let mut sbatch = command("sbatch");
+        sbatch.args(words::options(&self.config, &self.spec, memory)).arg(format!("--job-name={}", self.name));
+        sbatch.arg("--chdir=/").arg("--output=/dev/null").arg("--open-mode=append");
+        sbatch.arg(format!("--error={}", escaped(&self.placement.shim_err())));
+        let input = match &self.secrets {
+            Some(secrets) => {
+                let file = self.placement.secrets_file();
+                keep_secrets(&file, secrets).map_err(|error| format!("{}: {error}", file.display()))?;
+                escaped(&file)
+            }
+            None => "/dev/null".to_owned(),
+        };
+        sbatch.arg(format!("--input={input}"));
+        let printed = run(sbatch, Some(self.script.as_bytes())).await?;
+        words::submitted(&printed).ok_or_else(|| format!("sbatch names no job in {}: {printed:?}", dir.display()))
+    }
+}
+
+/// In names of files Slurm replaces what stands behind `%`.
+fn escaped(path: &std::path::Path) -> String {
+    path.display().to_string().replace('%', "%%")
+}
+
+fn keep_secrets(file: &std::path::Path, secrets: &[u8]) -> io::Result<()> {
+    // One that was there may have had another mode.
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?.write_all(secrets)
+}
+
+/// Takes a job that waits out of the queue, and has one that runs told; said until it is heard.
+pub async fn cancel(name: String) {
+    let mut pause = PAUSE_MIN;
+    for _ in 0..CANCELS_MAX {
+        let mut waiting = command("scancel");
+        waiting.args([user(), format!("--name={name}"), "--state=PENDING".to_owned()]);
+        let mut running = command("scancel");
+        running.args([user(), format!("--name={name}"), "--state=RUNNING".to_owned()]);
+        // The shim alone: the command gets its signal, and its grace, from there.
+        running.args(["--batch", "--signal=TERM"]);
+        let said = match run(waiting, None).await {
+            Ok(_) => run(running, None).await,
+            failed => failed,
+        };
+        match said {
+            Err(said) if words::may_pass(&said) => {}
+            Err(said) => {
+                tracing::warn!(job = name, said, "a job can't be cancelled");
+                return;
+            }
+            Ok(_) => return,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+    tracing::warn!(job = name, "a job can't be cancelled: Slurm does not answer");
+}
+
+/// All jobs of this user, also those that ended a moment ago.
+async fn queue() -> Result<Vec<Queued>, String> {
+    let mut squeue = command("squeue");
+    squeue.args(["--noheader", "--states=all", &user(), &format!("--format={}", words::QUEUE_FORMAT)]);
+    Ok(run(squeue, None).await?.lines().filter_map(words::queued).collect())
+}
+
+/// What the accounting says of jobs that have left the queue; nothing where there is none.
+async fn accounts(ids: &[u64]) -> Vec<Queued> {
+    if ids.is_empty() {
+        return Vec::new();
+    }
+    let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+    let mut sacct = command("sacct");
+    sacct.args(["--noheader", "--parsable2", "--allocations", &format!("--format={}", words::ACCOUNT_FORMAT)]);
+    sacct.arg(format!("--jobs={}", ids.join(",")));
+    let printed = run(sacct, None).await.unwrap_or_else(|said| {
+        tracing::debug!(said, "no accounting");
+        String::new()
+    });
+    printed.lines().filter_map(words::accounted).collect()
+}
+
+/// What a partition's nodes have, and whether their memory is counted.
+pub async fn nodes(partition: Option<&str>) -> Result<(Resources, bool), String> {
+    let mut sinfo = command("sinfo");
+    sinfo.args(["--noheader", "--Node", &format!("--format={}", words::NODES_FORMAT)]);
+    sinfo.args(partition.map(|partition| format!("--partition={partition}")));
+    let printed = run(sinfo, None).await?;
+    if printed.trim().is_empty() {
+        let which = partition.map_or("the cluster".to_owned(), |partition| format!("the partition {partition}"));
+        return Err(format!("{which} has no nodes"));
+    }
+    Ok(words::capacity(&printed))
+}
+
+fn user() -> String {
+    format!("--user={}", nix::unistd::geteuid())
+}
+
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// What a command prints, or what it says of its failure.
+async fn run(mut command: Command, input: Option<&[u8]>) -> Result<String, String> {
+    let program = command.as_std().get_program().to_string_lossy().into_owned();
+    if input.is_some() {
+        command.stdin(Stdio::piped());
+    }
+    let talk = async {
+        let mut child = command.spawn().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => format!("there is no {program} on this machine's PATH"),
+            _ => format!("{program} can't be started: {error}"),
+        })?;
+        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
+            // One that ends without reading says why.
+            let _ = stdin.write_all(input).await;
+        }
+        child.wait_with_output().await.map_err(|error| format!("{program}: {error}"))
+    };
+    let done = match tokio::time::timeout(COMMAND_MAX, talk).await {
+        Ok(done) => done?,
+        Err(_) => return Err(format!("{program}: Socket timed out: it has not answered within {COMMAND_MAX:?}")),
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    match done.status.success() {
+        true => Ok(text(&done.stdout)),
+        false => Err(format!("{program}: {} {}", text(&done.stdout), text(&done.stderr))),
+    }
+}
+
+fn last_line(said: &str) -> &str {
+    said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it doesn't say why")
+}
