@@ -189,11 +189,10 @@ fn sites_seen(all: &[Asked]) -> Vec<String> {
     sites
 }
 
-#[test]
-fn a_service_moves_there_and_back_and_no_request_fails_or_is_done_twice() {
-    let world = World::with_sites(&SITES);
-    serving(&world, "access: public");
-    let gateways = gateways(&world);
+/// A service goes from `here` to `there` and back, twice, under load.
+pub(super) fn switches(world: &World) {
+    serving(world, "access: public");
+    let gateways = gateways(world);
     let load = Load::start(&[&gateways["here"], &gateways["there"]]);
     load.more(100);
     for to in ["there", "here", "there", "here"] {
@@ -203,14 +202,18 @@ fn a_service_moves_there_and_back_and_no_request_fails_or_is_done_twice() {
     }
     let all = load.end();
     assert_eq!(sites_seen(&all), ["here", "there"]);
-    check(&world, &all);
+    check(world, &all);
 }
 
 #[test]
-fn while_a_single_service_moves_its_requests_wait() {
-    let world = World::with_sites(&SITES);
-    let run = serving(&world, "access: public, single: true");
-    let gateways = gateways(&world);
+fn a_service_moves_there_and_back_and_no_request_fails_or_is_done_twice() {
+    switches(&World::with_sites(&SITES));
+}
+
+/// A service that may run once only goes from `here` to `there` and back under load.
+pub(super) fn single_moves(world: &World) {
+    let run = serving(world, "access: public, single: true");
+    let gateways = gateways(world);
     let load = Load::start(&[&gateways["here"], &gateways["there"]]);
     load.more(100);
     for to in ["there", "here"] {
@@ -225,7 +228,12 @@ fn while_a_single_service_moves_its_requests_wait() {
     }
     let all = load.end();
     assert_eq!(sites_seen(&all), ["here", "there"]);
-    check(&world, &all);
+    check(world, &all);
+}
+
+#[test]
+fn while_a_single_service_moves_its_requests_wait() {
+    single_moves(&World::with_sites(&SITES));
 }
 
 /// Gateways, and those that start anew, need no control plane; tokens are theirs to check.

@@ -48,18 +48,22 @@ fn site_of(world: &World, run: &str, stage: &str) -> String {
 
 #[test]
 fn a_job_goes_there_and_back_and_counts_each_number_once() {
-    let world = World::with_sites(&SITES);
-    let run = counting(&world);
-    assert_eq!(site_of(&world, &run, "count"), "here");
+    there_and_back(&World::with_sites(&SITES));
+}
+
+/// A job that checkpoints goes from `here` to `there` and back.
+pub(super) fn there_and_back(world: &World) {
+    let run = counting(world);
+    assert_eq!(site_of(world, &run, "count"), "here");
 
     let quote = world.json(&["move", "count", "--to", "there", "--quote"]);
     assert_eq!((quote["method"].as_str(), quote["from"].as_str()), (Some("checkpoint"), Some("here")));
-    assert_eq!(site_of(&world, &run, "count"), "here", "a quote touches nothing");
+    assert_eq!(site_of(world, &run, "count"), "here", "a quote touches nothing");
 
     let moved = world.json(&["move", "count", "--to", "there", "--why", "maintenance"]);
     assert_eq!(moved["stage"], "done", "{moved:#}");
     assert!(moved["downtime_ms"].is_u64() && moved["rounds"].as_u64() >= Some(1), "{moved:#}");
-    assert_eq!(site_of(&world, &run, "count"), "there");
+    assert_eq!(site_of(world, &run, "count"), "there");
     let back = world.json(&["move", "count", "--back"]);
     assert_eq!((back["to"].as_str(), back["stage"].as_str()), (Some("here"), Some("done")));
 

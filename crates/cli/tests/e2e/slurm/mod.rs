@@ -11,6 +11,10 @@ use cluster::Cluster;
 
 /// A world with the cluster as its site `hpc`; nothing where there can't be one here.
 fn world() -> Option<(Cluster, World)> {
+    world_with("hpc")
+}
+
+fn world_with(site: &str) -> Option<(Cluster, World)> {
     let cluster = match Cluster::start() {
         Ok(cluster) => cluster,
         Err(why) => {
@@ -19,8 +23,8 @@ fn world() -> Option<(Cluster, World)> {
         }
     };
     let mut world = World::start_with_env(cluster.env());
-    let dir = world.site_dir("hpc").display().to_string();
-    world.add("hpc", &["--slurm", "--partition", "main", "--dir", &dir]);
+    let dir = world.site_dir(site).display().to_string();
+    world.add(site, &["--slurm", "--partition", "main", "--dir", &dir]);
     Some((cluster, world))
 }
 
@@ -80,6 +84,22 @@ fn a_service_serves_and_is_stopped() {
         let live = |(_, state, _): &(String, String, String)| matches!(state.as_str(), "RUNNING" | "PENDING");
         (!cluster.jobs().iter().any(live)).then_some(())
     });
+}
+
+/// From a host to the cluster and back, under load: as between hosts.
+#[test]
+fn services_and_jobs_move_to_a_cluster_and_back() {
+    let Some((_cluster, mut world)) = world_with("there") else { return };
+    world.join("here", &[]);
+    super::gateway::switches(&world);
+    super::moves::there_and_back(&world);
+}
+
+#[test]
+fn a_single_service_moves_to_a_cluster_and_back() {
+    let Some((_cluster, mut world)) = world_with("there") else { return };
+    world.join("here", &[]);
+    super::gateway::single_moves(&world);
 }
 
 /// More than fits waits in Slurm's queue, and `ps` says so in Slurm's words; one that waits can be stopped, and never runs.
