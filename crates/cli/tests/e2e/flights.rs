@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::world::{World, draws, kill_pid, left_out, may_install, outputs, poll, states, workload};
 
-const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/flights");
+pub(super) const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/flights");
 const SITES: [(&str, &[&str]); 3] = [
     ("onprem", &["--label", "visibility=private", "--price", "cpu_hour=0.12"]),
     ("cloud", &["--label", "visibility=public", "--price", "cpu_hour=0.04"]),
@@ -40,7 +40,7 @@ fn project(world: &World) -> String {
     dir
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();

@@ -30,6 +30,7 @@ mod plan;
 mod reconcile;
 mod report;
 mod slurm;
+mod slurm_submit;
 mod submit;
 mod wan;
 
@@ -63,6 +64,7 @@ const BENCHES: &[(&str, Run)] = &[
     ("overhead", overhead::run),
     ("plan", plan::run),
     ("reconcile", reconcile::run),
+    ("slurm-submit", slurm_submit::run),
     ("submit", submit::run),
 ];
 
@@ -71,13 +73,13 @@ const RUNS_DEFAULT: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, drain, gateway, idle, memory, move-checkpoint, move-quote, move-switch, overhead, plan, reconcile, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
+    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, drain, gateway, idle, memory, move-checkpoint, move-quote, move-switch, overhead, plan, reconcile, slurm-submit, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
     name: String,
     /// Small inputs and the dev profile, to try the benchmark itself; its rows are shown and never recorded
     #[arg(long)]
     quick: bool,
     /// The input's size, where the default is too much for this machine: bytes, or what else the benchmark counts
-    /// (dispatch: jobs; drain: histories; gateway: seconds; idle: runs; move-quote, move-switch: moves; overhead: seconds; plan: stages; reconcile: chunks; submit: times); the rows' notes say so
+    /// (dispatch: jobs; drain: histories; gateway: seconds; idle: runs; move-quote, move-switch: moves; overhead: seconds; plan: stages; reconcile: chunks; slurm-submit, submit: times); the rows' notes say so
     #[arg(long)]
     size: Option<u64>,
     /// How often each side runs (overhead: at least ten times)

@@ -127,20 +127,30 @@ pub struct Place {
 
 impl Place {
     pub fn start(ctx: &Context) -> Result<Place> {
-        let binary = Binary::find(ctx)?;
-        ctx.fresh("home")?;
-        let server = server(ctx, &binary)?;
-        let mut place = Place { binary, server, agents: Vec::new() };
+        let mut place = Place::without_sites(ctx)?;
         place.join(ctx, "bench", "home/site")?;
         Ok(place)
     }
 
+    pub fn without_sites(ctx: &Context) -> Result<Place> {
+        let binary = Binary::find(ctx)?;
+        ctx.fresh("home")?;
+        let server = server(ctx, &binary)?;
+        Ok(Place { binary, server, agents: Vec::new() })
+    }
+
     /// Starts another site, in this directory of the scratch directory.
     pub fn join(&mut self, ctx: &Context, name: &str, dir: &str) -> Result<()> {
+        self.join_as(ctx, name, dir, |_| {})
+    }
+
+    /// The same, with more said of it.
+    pub fn join_as(&mut self, ctx: &Context, name: &str, dir: &str, more: impl FnOnce(&mut Command)) -> Result<()> {
         let token = process::output(self.binary.command(ctx).args(["site", "token", "--site", name]))?;
         let mut command = self.binary.command(ctx);
         command.args(["agent", "join", &self.server.api.authority, "--token", token.trim(), "--name", name, "--dir"]);
-        self.agents.push(Process::start(ctx, name, command.arg(ctx.path(dir)))?);
+        more(command.arg(ctx.path(dir)));
+        self.agents.push(Process::start(ctx, name, &mut command)?);
         let sites = self.agents.len();
         wait_for("the site's start", UP_MAX, || {
             let up = self.server.api.get("/v1/sites")?.to_string().matches("\"up\"").count();

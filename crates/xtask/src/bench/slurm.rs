@@ -65,8 +65,13 @@ impl Slurm {
 
     pub fn command(&self, program: &str) -> Command {
         let mut command = process::command(program);
-        command.env("SLURM_CONF", &self.conf);
+        self.tell(&mut command);
         command
+    }
+
+    /// Has a command, and what it starts, find this cluster.
+    pub fn tell(&self, command: &mut Command) {
+        command.env("SLURM_CONF", &self.conf);
     }
 }
 

@@ -14,7 +14,8 @@ use crate::process;
 const TIMES: u64 = 50;
 const TIMES_QUICK: u64 = 3;
 const GOAL_MS: f64 = 50.0;
-const LINE: &str = "first-line";
+/// What the jobs print.
+pub const LINE: &str = "first-line";
 const RAY: &[&str] = &["ray[default]==2.60.0"];
 const RAY_UP_MAX: Duration = Duration::from_secs(120);
 /// A line that doesn't come within this doesn't come.
@@ -66,8 +67,8 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Posts the run and follows its log until the first line.
-fn over_api(place: &Place, body: &str, number: u64) -> Result<f64> {
+/// Posts the run and follows its log until the first line; in seconds.
+pub fn over_api(place: &Place, body: &str, number: u64) -> Result<f64> {
     let began = Instant::now();
     let run = place.submit(body, &format!("submit-{number}"))?;
     let path = format!("/v1/workloads/{run}/hello/logs?follow=true");

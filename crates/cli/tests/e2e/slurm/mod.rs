@@ -3,18 +3,20 @@
 mod cluster;
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
-use super::world::{SOON, World, left_out, outputs, wait, workload};
+use super::flights;
+use super::world::{SOON, World, left_out, may_install, outputs, wait, workload};
 use cluster::Cluster;
 
 /// A world with the cluster as its site `hpc`; nothing where there can't be one here.
 fn world() -> Option<(Cluster, World)> {
-    world_with("hpc")
+    world_with("hpc", &[])
 }
 
-fn world_with(site: &str) -> Option<(Cluster, World)> {
+fn world_with(site: &str, facts: &[&str]) -> Option<(Cluster, World)> {
     let cluster = match Cluster::start() {
         Ok(cluster) => cluster,
         Err(why) => {
@@ -24,7 +26,7 @@ fn world_with(site: &str) -> Option<(Cluster, World)> {
     };
     let mut world = World::start_with_env(cluster.env());
     let dir = world.site_dir(site).display().to_string();
-    world.add(site, &["--slurm", "--partition", "main", "--dir", &dir]);
+    world.add(site, &[&["--slurm", "--partition", "main", "--dir", &dir], facts].concat());
     Some((cluster, world))
 }
 
@@ -67,6 +69,39 @@ fn a_project_runs_as_it_does_on_a_host() {
     assert_eq!(workload(&view, "x")["why"], "exited with code 7");
 }
 
+/// The flights example without a changed line, with the cluster as its cheapest site; and, to the byte, the same without
+/// the cluster.
+#[test]
+fn flights_run_as_they_are_with_a_cluster_among_the_sites() {
+    if !may_install() {
+        return left_out("the flights example installs Python packages; TOMBOLO_E2E=1 runs it");
+    }
+    let public = ["--label", "visibility=public", "--price"];
+    let Some((cluster, mut world)) = world_with("cloud", &[&public[..], &["cpu_hour=0.04"]].concat()) else { return };
+    world.join("onprem", &["--label", "visibility=private", "--price", "cpu_hour=0.12"]);
+    world.join("prod", &[&public[..], &["cpu_hour=0.10"]].concat());
+    let dir = world.path("projects").join("flights");
+    flights::copy(Path::new(flights::EXAMPLE), &dir);
+    let run = || {
+        let ran = world.cli(&["run", &dir.display().to_string(), "--force", "--output", "json"]);
+        assert_eq!(ran.code, 0, "{ran}\n{}", world.logs());
+        let view: Value = serde_json::from_str(&ran.out).unwrap();
+        let site = workload(&view, "train")["attempts"][0]["site"].as_str().unwrap().to_owned();
+        (site, outputs(&view))
+    };
+    let (at, made) = run();
+    assert_eq!(at, "cloud");
+    assert!(
+        cluster.jobs().iter().any(|(_, _, name)| name == "tombolo:cloud:flights-1/train.1"),
+        "{:?}",
+        cluster.jobs()
+    );
+    world.ok(&["site", "set", "cloud", "--draining", "true"]);
+    let (at, again) = run();
+    assert_ne!(at, "cloud");
+    assert_eq!(made, again);
+}
+
 /// A service answers through the gateway, and goes when it is told to.
 #[test]
 fn a_service_serves_and_is_stopped() {
@@ -89,7 +124,7 @@ fn a_service_serves_and_is_stopped() {
 /// From a host to the cluster and back, under load: as between hosts.
 #[test]
 fn services_and_jobs_move_to_a_cluster_and_back() {
-    let Some((_cluster, mut world)) = world_with("there") else { return };
+    let Some((_cluster, mut world)) = world_with("there", &[]) else { return };
     world.join("here", &[]);
     super::gateway::switches(&world);
     super::moves::there_and_back(&world);
@@ -97,7 +132,7 @@ fn services_and_jobs_move_to_a_cluster_and_back() {
 
 #[test]
 fn a_single_service_moves_to_a_cluster_and_back() {
-    let Some((_cluster, mut world)) = world_with("there") else { return };
+    let Some((_cluster, mut world)) = world_with("there", &[]) else { return };
     world.join("here", &[]);
     super::gateway::single_moves(&world);
 }
