@@ -169,6 +169,12 @@ pub enum Phase {
         /// `host:port` as seen from the site.
         address: String,
     },
+    /// A service that answers still, though its site will end it soon: another has to take its place.
+    Ending {
+        since: Timestamp,
+        address: String,
+        why: String,
+    },
     Finished(Box<Finish>),
 }
 

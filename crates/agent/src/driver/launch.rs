@@ -45,6 +45,8 @@ pub enum News {
     Gone,
     /// The site's own scheduler lets it wait, for this reason.
     Queued(String),
+    /// The site will end it soon, for this reason.
+    Ends(String),
 }
 
 impl Launcher {

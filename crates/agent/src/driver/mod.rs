@@ -349,7 +349,18 @@ impl Driver {
         spawner: Option<watch::Spawner>,
     ) {
         let (driver, workload) = (self.clone(), workload.clone());
-        let watch = watch::Watch { driver, workload, epoch, placement, wake, shim, spawner, began: false, brought: 0 };
+        let watch = watch::Watch {
+            driver,
+            workload,
+            epoch,
+            placement,
+            wake,
+            shim,
+            spawner,
+            began: false,
+            ready: None,
+            brought: 0,
+        };
         tokio::spawn(watch.run());
     }
 }

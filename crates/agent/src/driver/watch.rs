@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tombolo_core::ids::{Epoch, WorkloadId};
 use tombolo_core::sync::{Order, Outcome, Phase};
+use tombolo_core::time::Timestamp;
 
 use super::launch::{LOOK_EVERY, News, Shim};
 use super::{Driver, end};
@@ -35,6 +36,8 @@ pub struct Watch {
     pub spawner: Option<Spawner>,
     /// Whether the shim has told anything.
     pub began: bool,
+    /// Since when it answers, and where.
+    pub ready: Option<(Timestamp, String)>,
     /// How many times what the placement lacked was brought.
     pub brought: usize,
 }
@@ -70,6 +73,12 @@ impl Watch {
                     self.tell(Phase::Queued { why }).await;
                     false
                 }
+                News::Ends(why) => {
+                    if let Some((since, address)) = self.ready.clone() {
+                        self.tell(Phase::Ending { since, address, why }).await;
+                    }
+                    false
+                }
             };
             if over {
                 return Ok(());
@@ -83,6 +92,9 @@ impl Watch {
             let over = matches!(event, Event::Finished { .. });
             if let Some(phase) = event.phase() {
                 self.began = true;
+                if let Phase::Ready { since, address } = &phase {
+                    self.ready = Some((*since, address.clone()));
+                }
                 self.tell(phase).await;
             }
             if over {

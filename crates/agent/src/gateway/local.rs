@@ -43,7 +43,9 @@ impl Local {
     pub fn note(&self, workload: &WorkloadId, entry: Option<&Entry>) -> bool {
         let mut held = self.0.lock().expect("nobody panics holding it");
         let ready = entry.and_then(|entry| match &entry.phase {
-            Phase::Ready { address, .. } => Some((entry, address.parse::<SocketAddr>().ok()?)),
+            Phase::Ready { address, .. } | Phase::Ending { address, .. } => {
+                Some((entry, address.parse::<SocketAddr>().ok()?))
+            }
             _ => None,
         });
         let Some((entry, address)) = ready.filter(|(entry, _)| is_service(entry)) else {

@@ -210,6 +210,21 @@ fn a_service_moves_there_and_back_and_no_request_fails_or_is_done_twice() {
     switches(&World::with_sites(&SITES));
 }
 
+/// A service whose site ends it every so often is followed by another there, under load.
+pub(super) fn is_followed(world: &World, within: Duration) {
+    let run = serving(world, "access: public, grace: 5s");
+    let gateways = gateways(world);
+    let load = Load::start(&[&gateways["here"], &gateways["there"]]);
+    let followed = poll(within, || {
+        let view = workload(&world.view(&run), "predict");
+        (view["state"] == "ready" && view["epoch"].as_u64() > Some(1)).then_some(view)
+    });
+    let view = followed.unwrap_or_else(|| panic!("it was not followed: {:#}\n{}", world.view(&run), world.logs()));
+    assert_eq!((&view["site"], &view["attempts"][0]["outcome"]), (&"here".into(), &"stopped on request".into()));
+    load.more(100);
+    check(world, &load.end());
+}
+
 /// A service that may run once only goes from `here` to `there` and back under load.
 pub(super) fn single_moves(world: &World) {
     let run = serving(world, "access: public, single: true");

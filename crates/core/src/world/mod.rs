@@ -204,6 +204,9 @@ pub struct WorkloadRecord {
     /// Stop was asked for, and its site has to end it.
     #[serde(default)]
     pub stopping: bool,
+    /// The epoch that has to end because its site will end it anyway; another follows at once, and requests wait for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewing: Option<Epoch>,
     /// Failures that count against its retries, and losses that don't.
     #[serde(default)]
     pub failures: u32,

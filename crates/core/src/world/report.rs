@@ -151,6 +151,11 @@ impl World {
             Phase::Ready { since, address } if !matches!(state, State::Ready { address: a, .. } if a == address) => {
                 Step::Ready { since: *since, address: address.clone() }
             }
+            // It may be heard of for the first time now.
+            Phase::Ending { since, address, .. } if !matches!(state, State::Ready { .. }) => {
+                Step::Ready { since: *since, address: address.clone() }
+            }
+            Phase::Ending { why, .. } => return self.renew(&id.clone(), why.clone(), now),
             Phase::Finished(finish) => return self.take_finish(site, id, finish, now),
             Phase::Preparing | Phase::Prepared { .. } | Phase::Running { .. } | Phase::Ready { .. } => return,
         };
@@ -159,6 +164,9 @@ impl World {
         let Ok(next) = record.state.step(step, now) else { return };
         let ready = matches!(next, State::Ready { .. });
         record.state = next;
+        if ready {
+            record.renewing = None;
+        }
         record.why = wait_of(&observed.phase);
         let text = record.why.clone();
         self.touch(id);
@@ -167,6 +175,22 @@ impl World {
         if ready {
             self.supersede(&id.clone(), now);
         }
+        if let Phase::Ending { why, .. } = &observed.phase {
+            self.renew(&id.clone(), why.clone(), now);
+        }
+    }
+
+    /// Has a service end in good order where its site will end it anyway, and another take its place at once.
+    fn renew(&mut self, id: &WorkloadId, why: String, now: Timestamp) {
+        let record = self.workloads.get_mut(id).expect("known to be live");
+        let Some(site) = record.state.site().cloned() else { return };
+        if record.stopping || record.renewing.is_some() || record.moving.is_some() {
+            return;
+        }
+        record.renewing = Some(record.epoch);
+        self.changes.wake.insert(site);
+        self.touch(id);
+        self.tell(now, id, Some(format!("another takes its place: {why}")));
     }
 
     /// The site's own scheduler lets it wait.
@@ -467,6 +491,12 @@ fn retry_at(record: &mut WorkloadRecord, outcome: &Outcome, now: Timestamp) -> O
     if record.stopping {
         return None;
     }
+    let ended = matches!(outcome, Outcome::Stopped | Outcome::Checkpointed | Outcome::Evicted { .. });
+    if record.renewing == Some(record.epoch) && ended {
+        return Some(now);
+    }
+    // What comes after it has failed as well: nobody is told to wait for that.
+    record.renewing = None;
     let tries = match outcome {
         Outcome::Lost { .. } | Outcome::Evicted { .. } => {
             record.losses += 1;

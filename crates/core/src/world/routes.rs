@@ -145,8 +145,9 @@ fn answers(record: &WorkloadRecord) -> Option<&crate::ids::SiteId> {
     }
 }
 
-/// Between its end at one site and its answering at another.
+/// Between its end at one site and its answering at another, or under another epoch at the same.
 fn in_the_gap(record: &WorkloadRecord) -> bool {
     let gap = |stage| matches!(stage, Stage::Stopping | Stage::Landing | Stage::Returning);
-    !record.stopping && record.moving.as_ref().is_some_and(|moving| gap(moving.stage))
+    let moves = record.moving.as_ref().is_some_and(|moving| gap(moving.stage));
+    !record.stopping && (moves || record.renewing.is_some())
 }

@@ -387,6 +387,7 @@ fn new_workload(id: WorkloadId, spec: WorkloadSpec) -> WorkloadRecord {
         state: State::Waiting,
         epoch: Epoch::NONE,
         stopping: false,
+        renewing: None,
         failures: 0,
         losses: 0,
         placement: None,

@@ -5,6 +5,22 @@ use tombolo_core::Epoch;
 use tombolo_core::sync::{Finish, Observed, Outcome, Phase, Report};
 use tombolo_core::world::Refusal;
 
+/// The site's own scheduler lets it wait, and later ends it: neither is a failure.
+#[test]
+fn a_sites_own_queue_is_told_and_its_evictions_count_as_losses() {
+    let mut play = Play::new(&["a"]);
+    play.submit("p-1", &["x"]);
+    play.table("p-1", &[("queued p-1/x waits for room", "active: x=preparing@a#1")]);
+    assert_eq!(play.why("p-1/x"), "waits for room");
+    play.step("queued p-1/x waits for a node");
+    assert_eq!(play.why("p-1/x"), "waits for a node");
+    play.table("p-1", &[("start p-1/x", "active: x=running@a#1")]);
+    assert_eq!(play.world.workloads[&id("p-1/x")].why, None);
+    play.table("p-1", &[("end p-1/x evicted", "active: x=backoff")]);
+    let record = &play.world.workloads[&id("p-1/x")];
+    assert_eq!((record.failures, record.losses), (0, 1));
+}
+
 #[test]
 fn the_whole_way() {
     let mut play = Play::new(&["a"]);

@@ -301,6 +301,11 @@ impl Play {
             ["accept", what] => self.see(what, Phase::Preparing),
             ["start", what] => self.see(what, Phase::Running { since: self.now }),
             ["ready", what] => self.see(what, Phase::Ready { since: self.now, address: "h:1".into() }),
+            ["ending", what] => {
+                let (since, address, why) = (self.now, "h:1".into(), "its time is up".into());
+                self.see(what, Phase::Ending { since, address, why });
+            }
+            ["queued", what, why @ ..] => self.see(what, Phase::Queued { why: why.join(" ") }),
             ["end", what, how @ ..] => {
                 let finish = self.finish(what, how);
                 self.see(what, Phase::Finished(Box::new(finish)));
@@ -395,13 +400,14 @@ impl Play {
         self.world.report(&place, &report, self.now);
     }
 
-    /// `ok`, `ok model=m1 left=s1`, `failed`, `gate`, `lost`, `stopped`, `checkpointed`. Unless said otherwise an
+    /// `ok`, `ok model=m1 left=s1`, `failed`, `gate`, `lost`, `evicted`, `stopped`, `checkpointed`. Unless said otherwise an
     /// output's bytes are those of its name.
     fn finish(&self, what: &str, how: &[&str]) -> Finish {
         let outcome = match how[0] {
             "ok" => Outcome::Succeeded,
             "failed" => Outcome::Failed { code: 1 },
             "gate" => Outcome::GateFailed { metric: "auc".into(), value: 0.4, bound: Bound::AtLeast(0.5) },
+            "evicted" => Outcome::Evicted { why: "a time limit".into() },
             "lost" => Outcome::Lost { why: "a power cut".into() },
             "stopped" => Outcome::Stopped,
             "checkpointed" => Outcome::Checkpointed,

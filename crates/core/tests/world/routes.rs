@@ -87,6 +87,34 @@ fn requests_wait_in_the_gap_of_a_checkpoint_and_at_no_other_time() {
     table(&mut play, &[("end p-1/x#2@b stopped", "")]);
 }
 
+/// Its site will end it: it ends in good order first, and requests wait for the next.
+#[test]
+fn a_service_whose_site_will_end_it_is_followed_at_once() {
+    let mut play = service("");
+    table(
+        &mut play,
+        &[
+            ("ending p-1/x", "p/x: waits"),
+            ("ending p-1/x", "p/x: waits"),
+            ("end p-1/x stopped", "p/x: waits"),
+            ("ready p-1/x#2@a", "p/x: p-1/x#2@a"),
+            // The next as well; its site was faster this time.
+            ("ending p-1/x#2@a", "p/x: waits"),
+            ("end p-1/x#2@a evicted", "p/x: waits"),
+            ("start p-1/x#3@a", "p/x: waits"),
+            // Nobody is told to wait for what fails.
+            ("end p-1/x#3@a failed", "p/x:"),
+        ],
+    );
+    assert_eq!(play.world.workloads[&id("p-1/x")].failures, 1, "only the last end counts");
+    // It can't be moved meanwhile; who stops it stops it.
+    let mut play = service("");
+    play.step("ending p-1/x");
+    let refused = play.try_move("p-1/x", "b", &[]).unwrap_err();
+    assert!(refused.to_string().contains("another is about to take its place"), "{refused}");
+    table(&mut play, &[("stop p-1/x", "p/x:"), ("end p-1/x stopped", "")]);
+}
+
 #[test]
 fn replicas_and_newer_runs_are_one_endpoint() {
     let mut play = Play::new(&["a", "b"]);

@@ -14,7 +14,7 @@ use tombolo_core::resources::Resources;
 use tombolo_core::spec::WorkloadSpec;
 use tombolo_core::sync::Outcome;
 
-use super::words::{self, Queued, Stands};
+use super::words::{self, Asked, Queued, Stands};
 use super::{SlurmConfig, mark};
 use crate::shim::placement::Placement;
 
@@ -51,7 +51,7 @@ struct Tracked {
     name: String,
     /// None while it is being submitted; then its number in Slurm, where that is known.
     id: Option<Option<u64>>,
-    memory_bytes: u64,
+    asked: Asked,
     stands: watch::Sender<Stands>,
 }
 
@@ -69,12 +69,12 @@ impl Desk {
     }
 
     /// `id` is none for a job that is about to be submitted.
-    pub fn track(&self, name: String, id: Option<Option<u64>>, memory_bytes: u64) -> (u64, watch::Receiver<Stands>) {
+    pub fn track(&self, name: String, id: Option<Option<u64>>, asked: Asked) -> (u64, watch::Receiver<Stands>) {
         let (stands, seen) = watch::channel(Stands::Has);
         let mut jobs = self.jobs();
         let number = jobs.next;
         jobs.next += 1;
-        jobs.tracked.insert(number, Tracked { name, id, memory_bytes, stands });
+        jobs.tracked.insert(number, Tracked { name, id, asked, stands });
         drop(jobs);
         self.ring.notify_one();
         (number, seen)
@@ -148,7 +148,7 @@ impl Desk {
     fn saw(&self, number: u64, seen: &Queued) {
         if let Some(job) = self.jobs().tracked.get_mut(&number) {
             job.id = Some(Some(seen.id));
-            job.tell(words::stands(seen, job.memory_bytes));
+            job.tell(words::stands(seen, &job.asked));
         }
     }
 }

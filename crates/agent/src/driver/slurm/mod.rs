@@ -23,7 +23,7 @@ use tombolo_core::sync::{Order, Outcome};
 use super::launch::News;
 use crate::shim::placement::Placement;
 use desk::Desk;
-use words::Stands;
+use words::{Asked, Stands};
 
 /// How jobs are submitted, beside what their workloads ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -54,6 +54,8 @@ pub struct Job {
     stands: watch::Receiver<Stands>,
     /// Why it waits, as it was told last.
     told: Option<String>,
+    /// Whether it was told that it will end.
+    ends: bool,
     fate: Option<Outcome>,
 }
 
@@ -76,7 +78,7 @@ impl Slurm {
         // The mark first: whoever finds it looks for the job.
         fs::write(mark(placement), b"")?;
         let secrets = (!order.spec.secrets.is_empty()).then(|| secrets.to_vec());
-        let (number, stands) = self.desk.track(name(&self.site, placement)?, None, order.spec.resources.memory_bytes);
+        let (number, stands) = self.desk.track(name(&self.site, placement)?, None, Asked::of(&order.spec));
         let submission = desk::Submission {
             number,
             name: name(&self.site, placement)?,
@@ -87,16 +89,16 @@ impl Slurm {
             secrets,
         };
         tokio::spawn(submission.submit(self.desk.clone()));
-        Ok(Job { desk: self.desk.clone(), number, stands, told: None, fate: None })
+        Ok(Job { desk: self.desk.clone(), number, stands, told: None, ends: false, fate: None })
     }
 
     /// The job of a placement that was submitted once, if it was.
     pub fn found(&self, placement: &Placement) -> Option<Job> {
         let id = fs::read_to_string(mark(placement)).ok()?;
-        let memory_bytes = placement.read_order().ok()?.map_or(0, |order| order.order.spec.resources.memory_bytes);
+        let order = placement.read_order().ok()??;
         let name = name(&self.site, placement).ok()?;
-        let (number, stands) = self.desk.track(name, Some(id.trim().parse().ok()), memory_bytes);
-        Some(Job { desk: self.desk.clone(), number, stands, told: None, fate: None })
+        let (number, stands) = self.desk.track(name, Some(id.trim().parse().ok()), Asked::of(&order.order.spec));
+        Some(Job { desk: self.desk.clone(), number, stands, told: None, ends: false, fate: None })
     }
 
     /// Cancels a job that waits, and tells one that runs to end.
@@ -130,7 +132,11 @@ impl Job {
                     self.told = Some(why.clone());
                     return News::Queued(why);
                 }
-                Stands::Waits(_) | Stands::Has => {}
+                Stands::Ends(why) if !self.ends => {
+                    self.ends = true;
+                    return News::Ends(why);
+                }
+                Stands::Waits(_) | Stands::Has | Stands::Ends(_) => {}
             }
             if self.stands.changed().await.is_err() {
                 // The desk goes on for as long as this does.

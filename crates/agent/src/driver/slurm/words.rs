@@ -10,16 +10,21 @@ use tombolo_core::sync::Outcome;
 
 use super::SlurmConfig;
 
-/// The columns that are asked of `squeue`: the number, the state, the reason, the name. The name is ours and last.
-pub const QUEUE_FORMAT: &str = "%i|%T|%r|%j";
+/// The columns that are asked of `squeue`: the number, the state, the time that is left, the time limit, the reason, the
+/// name. The name is ours and last.
+pub const QUEUE_FORMAT: &str = "%i|%T|%L|%l|%r|%j";
 /// The columns that are asked of `sacct`.
 pub const ACCOUNT_FORMAT: &str = "JobIDRaw,State,Reason";
 /// The columns that are asked of `sinfo`: a node's name, processors, memory in MiB and generic resources.
 pub const NODES_FORMAT: &str = "%N|%c|%m|%G";
 /// What a shim needs beside the command's own time: to bring what the command reads, and to keep what it made.
 const AROUND_S: u64 = 15 * 60;
-/// What Slurm may be late or early with a signal (sbatch(1), `--signal`), in seconds.
-const SIGNAL_MARGIN_S: u64 = 60;
+/// How long a shim may take to keep what there is after the grace, in seconds.
+const KEEP_S: u64 = 30;
+/// How early Slurm may be with a signal (sbatch(1), `--signal`), in seconds.
+const EARLY_S: u64 = 60;
+/// How long before its end a service's job is followed by another, at the most, beside what its signal needs, in seconds.
+const RENEW_S: u64 = 120;
 /// The most that `--signal` takes, in seconds.
 const SIGNAL_MAX_S: u64 = 65_535;
 
@@ -28,8 +33,34 @@ const SIGNAL_MAX_S: u64 = 65_535;
 pub struct Queued {
     pub id: u64,
     pub state: String,
+    /// In seconds; none where there is no limit.
+    pub left_s: Option<u64>,
+    pub limit_s: Option<u64>,
     pub reason: String,
     pub name: String,
+}
+
+/// What a job was submitted with, as far as its states are to be understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    memory_bytes: u64,
+    /// How long before its time limit it is told to end, in seconds.
+    signal_s: u64,
+    service: bool,
+}
+
+impl Asked {
+    pub fn of(spec: &WorkloadSpec) -> Asked {
+        let signal_s = (spec.grace.0.div_ceil(1000) + KEEP_S).min(SIGNAL_MAX_S);
+        Asked { memory_bytes: spec.resources.memory_bytes, signal_s, service: spec.service().is_some() }
+    }
+
+    /// Whether it is time for another job in its place. One that hardly outlives its own signal is left to that.
+    fn is_due(&self, job: &Queued) -> bool {
+        let (Some(left_s), Some(limit_s)) = (job.left_s, job.limit_s) else { return false };
+        let signalled_s = self.signal_s + EARLY_S;
+        self.service && limit_s >= signalled_s + signalled_s / 2 && left_s <= signalled_s + RENEW_S.min(limit_s / 8)
+    }
 }
 
 /// What a state of Slurm's means for a shim.
@@ -38,27 +69,44 @@ pub enum Stands {
     Waits(String),
     /// It has its processors.
     Has,
+    /// The same, and not for long.
+    Ends(String),
     /// It is over; what Slurm says of its end, where that isn't for the shim to say.
     Over(Option<Outcome>),
 }
 
 /// A line of `squeue`; none where it is another kind of line, such as a warning, or an element of somebody's array.
 pub fn queued(line: &str) -> Option<Queued> {
-    let mut columns = line.trim().splitn(4, '|');
-    let (id, state, reason, name) = (columns.next()?, columns.next()?, columns.next()?, columns.next()?);
-    let id = id.parse().ok()?;
-    Some(Queued { id, state: state.to_owned(), reason: reason.to_owned(), name: name.to_owned() })
+    let mut columns = line.trim().splitn(6, '|');
+    let mut next = || columns.next();
+    let (id, state, left, limit, reason, name) = (next()?, next()?, next()?, next()?, next()?, next()?);
+    Some(Queued {
+        id: id.parse().ok()?,
+        state: state.to_owned(),
+        left_s: seconds(left),
+        limit_s: seconds(limit),
+        reason: reason.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+/// `days-hours:minutes:seconds` with what is zero left out in front; none for words such as `UNLIMITED`.
+fn seconds(text: &str) -> Option<u64> {
+    let (days, clock) = text.split_once('-').unwrap_or(("0", text));
+    let clock = clock.split(':').try_fold(0, |sum: u64, part| Some(sum * 60 + part.parse::<u64>().ok()?))?;
+    Some(days.parse::<u64>().ok()? * 24 * 3600 + clock)
 }
 
 /// A line of `sacct --parsable2`.
 pub fn accounted(line: &str) -> Option<Queued> {
     let mut columns = line.trim().splitn(3, '|');
     let (id, state, reason) = (columns.next()?, columns.next()?, columns.next()?);
-    Some(Queued { id: id.parse().ok()?, state: state.to_owned(), reason: reason.to_owned(), name: String::new() })
+    let (id, name, state, reason) = (id.parse().ok()?, String::new(), state.to_owned(), reason.to_owned());
+    Some(Queued { id, state, left_s: None, limit_s: None, reason, name })
 }
 
-/// What a state means; see squeue(1), JOB STATE CODES. `memory_bytes` is what the job had asked for.
-pub fn stands(job: &Queued, memory_bytes: u64) -> Stands {
+/// What a state means; see squeue(1), JOB STATE CODES.
+pub fn stands(job: &Queued, asked: &Asked) -> Stands {
     let evicted = |why: String| Stands::Over(Some(Outcome::Evicted { why }));
     let id = job.id;
     // `CANCELLED by 1000`, in the accounting.
@@ -66,6 +114,9 @@ pub fn stands(job: &Queued, memory_bytes: u64) -> Stands {
     match state {
         "PENDING" | "REQUEUED" | "REQUEUE_HOLD" | "REQUEUE_FED" | "SPECIAL_EXIT" | "RESV_DEL_HOLD" => {
             Stands::Waits(waits(id, &job.reason))
+        }
+        "RUNNING" if asked.is_due(job) => {
+            Stands::Ends(format!("its Slurm job {id} reaches its time limit in {} s", job.left_s.unwrap_or(0)))
         }
         "RUNNING" | "CONFIGURING" | "COMPLETING" | "RESIZING" | "SIGNALING" | "STAGE_OUT" | "STOPPED" | "SUSPENDED" => {
             Stands::Has
@@ -77,7 +128,7 @@ pub fn stands(job: &Queued, memory_bytes: u64) -> Stands {
         "NODE_FAIL" | "BOOT_FAIL" => {
             Stands::Over(Some(Outcome::Lost { why: format!("the node of its Slurm job {id} failed") }))
         }
-        "OUT_OF_MEMORY" => Stands::Over(Some(Outcome::OutOfMemory { limit_bytes: memory_bytes })),
+        "OUT_OF_MEMORY" => Stands::Over(Some(Outcome::OutOfMemory { limit_bytes: asked.memory_bytes })),
         // How a shim ends says nothing that it has not written down.
         "COMPLETED" | "FAILED" => Stands::Over(None),
         // A state of a later version: it is there, so that nothing may be concluded.
@@ -137,8 +188,7 @@ pub fn submitted(printed: &str) -> Option<u64> {
 pub fn options(config: &SlurmConfig, spec: &WorkloadSpec, memory: bool) -> Vec<String> {
     let Resources { cpus_milli, memory_bytes, gpus, .. } = &spec.resources;
     let grace_s = spec.grace.0.div_ceil(1000);
-    // Early enough for the grace and for what is kept after it.
-    let signal_s = (grace_s + SIGNAL_MARGIN_S).min(SIGNAL_MAX_S);
+    let Asked { signal_s, .. } = Asked::of(spec);
     let mut options = vec![
         "--parsable".to_owned(),
         // Whether it runs again is for Tombolo to say, under a new epoch.
@@ -237,18 +287,21 @@ mod tests {
     use super::*;
 
     fn job(state: &str, reason: &str) -> Queued {
-        Queued { id: 7, state: state.into(), reason: reason.into(), name: "n".into() }
+        Queued { id: 7, state: state.into(), left_s: None, limit_s: None, reason: reason.into(), name: "n".into() }
     }
+
+    const ASKED: Asked = Asked { memory_bytes: 5, signal_s: 60, service: true };
 
     #[test]
     fn lines_are_read_and_others_are_not() {
         let name = "tombolo:hpc:flights-1/train.2";
-        let line = format!("17|PENDING|Nodes required for job are DOWN, DRAINED|{name}");
+        let line = format!("17|PENDING|2-00:00:05|UNLIMITED|Nodes required for job are DOWN, DRAINED|{name}");
         let read = queued(&line).unwrap();
         assert_eq!((read.id, read.state.as_str(), read.name.as_str()), (17, "PENDING", name));
+        assert_eq!((read.left_s, read.limit_s), (Some(2 * 24 * 3600 + 5), None));
         assert!(queued("slurm_load_jobs error: Unable to contact slurm controller").is_none());
         // Of an array, which is none of ours.
-        assert!(queued("17_3|RUNNING|None|x").is_none());
+        assert!(queued("17_3|RUNNING|1:00|1:00|None|x").is_none());
         assert_eq!(accounted("17|CANCELLED by 1000|None").unwrap().state, "CANCELLED by 1000");
         assert!(accounted("17.batch|COMPLETED|None").is_none());
         assert_eq!(submitted("sbatch: a word of the site\n17;cluster\n"), Some(17));
@@ -257,7 +310,7 @@ mod tests {
 
     #[test]
     fn each_state_means_something_and_a_new_one_nothing() {
-        let over = |state: &str| match stands(&job(state, "None"), 5) {
+        let over = |state: &str| match stands(&job(state, "None"), &ASKED) {
             Stands::Over(outcome) => outcome.map(|outcome| outcome.to_string()),
             other => panic!("{state}: {other:?}"),
         };
@@ -267,11 +320,14 @@ mod tests {
         assert_eq!(over("CANCELLED by 1000").as_deref(), Some(cancelled));
         assert_eq!(over("TIMEOUT").as_deref(), Some("was ended by its site: its Slurm job 7 reached its time limit"));
         assert_eq!(over("NODE_FAIL").as_deref(), Some("was lost: the node of its Slurm job 7 failed"));
-        assert_eq!(stands(&job("OUT_OF_MEMORY", ""), 5), Stands::Over(Some(Outcome::OutOfMemory { limit_bytes: 5 })));
+        assert_eq!(
+            stands(&job("OUT_OF_MEMORY", ""), &ASKED),
+            Stands::Over(Some(Outcome::OutOfMemory { limit_bytes: 5 }))
+        );
         for state in ["RUNNING", "COMPLETING", "SUSPENDED", "A_STATE_OF_2040"] {
-            assert_eq!(stands(&job(state, ""), 5), Stands::Has, "{state}");
+            assert_eq!(stands(&job(state, ""), &ASKED), Stands::Has, "{state}");
         }
-        let waits = |reason: &str| match stands(&job("PENDING", reason), 5) {
+        let waits = |reason: &str| match stands(&job("PENDING", reason), &ASKED) {
             Stands::Waits(why) => why,
             other => panic!("{other:?}"),
         };
@@ -281,6 +337,18 @@ mod tests {
             "Slurm job 7 waits for a limit of its account (QOSMaxJobsPerUserLimit)"
         );
         assert_eq!(waits("SomethingNew"), "Slurm job 7 waits: SomethingNew");
+    }
+
+    #[test]
+    fn a_service_is_followed_before_its_limit_and_a_job_is_not() {
+        let at = |left: &str, limit: &str| queued(&format!("7|RUNNING|{left}|{limit}|None|n")).unwrap();
+        let ends = |left: &str, limit: &str| matches!(stands(&at(left, limit), &ASKED), Stands::Ends(_));
+        assert!(ends("4:00", "1:00:00") && !ends("4:01", "1:00:00"));
+        assert!(ends("2:22", "3:00") && !ends("2:23", "3:00"));
+        // Hardly anything would be left of it before its signal.
+        assert!(!ends("0:30", "2:59"));
+        assert!(!ends("UNLIMITED", "UNLIMITED"));
+        assert_eq!(stands(&at("0:30", "1:00:00"), &Asked { service: false, ..ASKED }), Stands::Has);
     }
 
     #[test]
@@ -299,7 +367,7 @@ mod tests {
         let all = options(&config, &spec, true).join(" ");
         assert_eq!(
             all,
-            "--parsable --no-requeue --nodes=1 --ntasks=1 --cpus-per-task=2 --signal=B:TERM@90 --mem=3073M \
+            "--parsable --no-requeue --nodes=1 --ntasks=1 --cpus-per-task=2 --signal=B:TERM@60 --mem=3073M \
              --gres=gpu:a100:2 --time=77 --partition=main --account=ml --qos=high"
         );
         assert!(!options(&config, &spec, false).iter().any(|option| option.starts_with("--mem")));

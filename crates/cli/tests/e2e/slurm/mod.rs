@@ -130,6 +130,15 @@ fn services_and_jobs_move_to_a_cluster_and_back() {
     super::moves::there_and_back(&world);
 }
 
+/// Its job has a time limit, and another takes its place before: no request fails or is done twice.
+#[test]
+#[ignore = "waits for a time limit of Slurm's, a minute and a half: cargo test --workspace --test e2e its_time_limit -- --ignored"]
+fn a_service_is_followed_before_its_time_limit() {
+    let Some((_cluster, mut world)) = world_with("here", &["--sbatch=--time=3"]) else { return };
+    world.join("there", &[]);
+    super::gateway::is_followed(&world, SOON * 3);
+}
+
 #[test]
 fn a_single_service_moves_to_a_cluster_and_back() {
     let Some((_cluster, mut world)) = world_with("there", &[]) else { return };

@@ -31,7 +31,7 @@ impl World {
                 moving.marks.started = Some(now);
                 self.touch(id);
             }
-            (Phase::Ready { since, address }, Stage::Beside) => {
+            (Phase::Ready { since, address } | Phase::Ending { since, address, .. }, Stage::Beside) => {
                 let (since, address) = (*since, address.clone());
                 self.arrive_beside(id, since, address, now);
             }
@@ -45,7 +45,7 @@ impl World {
                 self.touch(id);
             }
             (Phase::Preparing | Phase::Queued { .. } | Phase::Running { .. } | Phase::Prepared { .. }, _)
-            | (Phase::Ready { .. } | Phase::Finished(_), _) => {}
+            | (Phase::Ready { .. } | Phase::Ending { .. } | Phase::Finished(_), _) => {}
         }
     }
 

@@ -39,11 +39,11 @@ impl WorkloadRecord {
         self.state.site().into_iter().chain(arrival).chain(self.leaving.iter().map(|leaving| &leaving.site))
     }
 
-    /// Whether its site is told to end it, be it for good or for a move.
+    /// Whether its site is told to end it, be it for good, for a move or for another in its place.
     pub(super) fn has_to_end(&self) -> bool {
         let moves =
             |moving: &Moving| moving.stage == Stage::Stopping || moving.stage == Stage::Landing && moving.off.is_some();
-        self.stopping || self.moving.as_ref().is_some_and(moves)
+        self.stopping || self.renewing == Some(self.epoch) || self.moving.as_ref().is_some_and(moves)
     }
 
     /// After how long a silence its site stops it by itself.

@@ -32,6 +32,9 @@ impl World {
         if record.stopping {
             return no("stopping", format!("it was asked to stop, and is about to end at {from}"));
         }
+        if record.renewing.is_some() {
+            return no("renewing", format!("another is about to take its place at {from}; it can be moved then"));
+        }
         if let Some(moving) = &record.moving {
             return no("moving", format!("a move to {} is under way: it is {}", moving.to, moving.stage.word()));
         }
