@@ -36,6 +36,26 @@ struct Hierarchy {
     dir: PathBuf,
 }
 
+impl Hierarchy {
+    fn oom_kills(&self) -> u64 {
+        let file = match self.version {
+            Version::V1 => "memory.oom_control",
+            Version::V2 => "memory.events",
+        };
+        let text = fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    }
+}
+
+/// How many processes were killed for memory in the group that this process is in, which somebody else has made.
+pub fn oom_kills_here() -> u64 {
+    let own = Own::read();
+    let legacy = own.legacy.into_iter().find(|(has, _)| has == "memory").map(|(_, dir)| (Version::V1, dir));
+    let found = legacy.or(own.unified.map(|dir| (Version::V2, dir)));
+    found.map_or(0, |(version, dir)| Hierarchy { version, dir }.oom_kills())
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Version {
     V1,
@@ -138,14 +158,7 @@ impl Group {
 
     /// How many processes were killed because the limit was reached.
     pub fn oom_kills(&self) -> u64 {
-        let Some(memory) = &self.memory else { return 0 };
-        let file = match memory.version {
-            Version::V1 => "memory.oom_control",
-            Version::V2 => "memory.events",
-        };
-        let text = fs::read_to_string(memory.dir.join(file)).unwrap_or_default();
-        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+        self.memory.as_ref().map_or(0, Hierarchy::oom_kills)
     }
 
     /// The processor time of all that were in the group, where version 2 counts it.

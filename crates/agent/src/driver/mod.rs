@@ -178,7 +178,8 @@ impl Driver {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(dir = %placement.dir().display(), %error, "a placement can't be read");
-                Found::Vanished
+                // On a shared file system that may pass, while the shim is well on another machine.
+                if self.inner.launcher.limits() { Found::Alive } else { Found::Vanished }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tombolo_core::ids::{Epoch, WorkloadId};
@@ -13,6 +14,8 @@ use super::{Driver, end};
 use crate::shim::placement::{Event, Events, Lack, Placement};
 use crate::shim::{lost, process};
 
+/// Pause before a placement that could not be read is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often a shim is started that ends before it has launched anything.
 pub const SPAWNS_MAX: u32 = 3;
 /// How much of what a shim has said is quoted, in bytes.
@@ -44,29 +47,36 @@ pub struct Watch {
 
 impl Watch {
     pub async fn run(mut self) {
-        if let Err(error) = self.follow().await {
+        let mut events = self.placement.events();
+        while let Err(error) = self.follow(&mut events).await {
             tracing::warn!(dir = %self.placement.dir().display(), %error, "a placement can't be watched");
+            // What can't be read now, as on a file system that hangs, says nothing: its shim may be well.
+            if error.kind() != io::ErrorKind::InvalidData && self.placement.exists() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                continue;
+            }
+            self.driver.stop(&self.workload, self.epoch);
             let why = format!("its directory can't be read: {error}");
             self.tell(Phase::Finished(Box::new(tombolo_core::sync::Finish::without_running(
                 Outcome::Lost { why },
                 crate::clock::now(),
             ))))
             .await;
+            break;
         }
         self.driver.inner.leave(&self.placement);
         // It still removes what it no longer needs.
         self.shim.reap().await;
     }
 
-    async fn follow(&mut self) -> io::Result<()> {
-        let mut events = self.placement.events()?;
+    async fn follow(&mut self, events: &mut Events) -> io::Result<()> {
         loop {
-            if self.tell_new(&mut events).await? {
+            if self.tell_new(events).await? {
                 return Ok(());
             }
             let over = match self.news().await {
                 News::Look => false,
-                News::Gone => self.look_after(&mut events).await?,
+                News::Gone => self.look_after(events).await?,
                 // What a scheduler says may be older than what the shim has said meanwhile.
                 News::Queued(_) if self.began => false,
                 News::Queued(why) => {

@@ -40,6 +40,8 @@ use prepare::Unprepared;
 
 /// How long a shim waits for the lock: somebody may be looking whether it is held, which takes microseconds.
 const LOCK_WAIT: Duration = Duration::from_millis(50);
+/// How often a wish to stop is looked for at a site whose scheduler may not pass it on.
+const WISH_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest line of secrets, in bytes.
 const SECRETS_BYTES_MAX: u64 = 16 << 20;
 
@@ -126,6 +128,9 @@ fn enter(dir: &Path) -> io::Result<()> {
     }
     let listening = shim.clone();
     std::thread::spawn(move || signals.each(|| listening.stop()));
+    if shim.order.limited {
+        shim.look_for_the_wish();
+    }
     if shim.placement.stop_was_asked() {
         return shim.finish(Finish::without_running(Outcome::Stopped, now()));
     }
@@ -272,7 +277,18 @@ impl Shim {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stop was asked for.
+    /// Where a wish to stop may have to come by way of others, it is looked for as well.
+    fn look_for_the_wish(self: &Arc<Shim>) {
+        let shim = self.clone();
+        std::thread::spawn(move || {
+            while !shim.placement.stop_was_asked() {
+                std::thread::sleep(WISH_LOOK_EVERY);
+            }
+            shim.stop();
+        });
+    }
+
+    /// Stop was asked for, or a signal came.
     fn stop(&self) {
         match &*self.stage() {
             Stage::Preparing => {}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use super::prepare::Prepared;
 use super::{Shim, Stage, Wake, files, import, process, ready, sql};
 use crate::cgroup::{self, Group};
 use crate::clock::now;
-use crate::lease;
+use crate::lease::{self, Silence};
 use crate::logs::Stream;
 
 /// How long the pipes may stay open once nothing of the command is left: somebody else has inherited them then, or the
@@ -65,6 +65,11 @@ const INHERITED: [&str; 24] = [
     "ROCR_VISIBLE_DEVICES",
 ];
 const LOOPBACK: &str = "127.0.0.1";
+const SIGTERM: i32 = Signal::SIGTERM as i32;
+/// How a shell tells that what it ran was ended by SIGTERM.
+const SIGTERM_IN_SHELL: i32 = 128 + SIGTERM;
+/// How much later than its command a shim may learn that both were told to end.
+const TOLD_WAIT: Duration = Duration::from_secs(1);
 /// What is known of who told a command to end.
 pub const EVICTED: &str = "its site told it to end, as for a time limit, a preemption or a shutdown";
 /// Where no PATH is inherited.
@@ -126,14 +131,19 @@ pub fn run(shim: &Arc<Shim>, prepared: &Prepared, mut session: Session) -> Resul
     };
     warnings.iter().for_each(|warning| shim.log.say(&format!("warning: {warning}")));
     session.cgroups = group.dirs();
+    let killed_before = cgroup::oom_kills_here();
     let (wakes, woken) = mpsc::channel();
     if let Some((path, lease)) = shim.order.lease.clone().zip(spec.failover_after) {
-        if lease::silence(&path) >= lease && !shim.placement.is_unleased() {
+        let mut silence = match shim.order.host.is_some() {
+            true => Silence::elsewhere(path, shim.placement.dir()),
+            false => Silence::here(path),
+        };
+        if silence.now() >= lease && !shim.placement.is_unleased() {
             shim.log.say(&format!("not started: the site has been silent for longer than its lease of {lease}"));
             return Err(Outcome::Stopped);
         }
         let (wakes, log) = (wakes.clone(), shim.clone());
-        lease::watch(path, lease, move || {
+        lease::watch(silence, lease, move || {
             if log.placement.is_unleased() {
                 return;
             }
@@ -153,6 +163,10 @@ pub fn run(shim: &Arc<Shim>, prepared: &Prepared, mut session: Session) -> Resul
         Command::Import(source) => import::run(shim, source, &woken, began),
     };
     ran.took = Millis(began.elapsed().as_millis() as u64);
+    if shim.order.limited {
+        ran.oom_kills = cgroup::oom_kills_here().saturating_sub(killed_before);
+        ran.memory_limit_bytes = spec.resources.memory_bytes;
+    }
     cgroup::remove_all(&session.cgroups);
     Ok(ran)
 }
@@ -242,11 +256,15 @@ impl Running<'_> {
                     end = Some(End::of(status));
                     // Told to stop, a shell ends at once, and what it has started may still be saving.
                     if stopped.is_none() {
-                        deadline = Some(Instant::now());
+                        let wait = if may_be_told(end.as_ref()) { TOLD_WAIT } else { Duration::ZERO };
+                        deadline = Some(Instant::now() + wait);
                     }
                     continue;
                 }
-                Some(Wake::AllGone) => return (end.unwrap_or_default(), stopped),
+                Some(Wake::AllGone) => {
+                    let stopped = stopped.or_else(|| self.told_late(end.as_ref()));
+                    return (end.unwrap_or_default(), stopped);
+                }
                 Some(Wake::Exited { status, .. }) => {
                     let told = matches!(stopped, Some(Cause::Asked | Cause::Evicted))
                         && end == Some(End::Signal(Signal::SIGTERM as i32));
@@ -270,12 +288,26 @@ impl Running<'_> {
                 }
                 None => Cause::TimedOut { after: timeout.unwrap_or_default() },
             };
+            if stopped.is_none() && may_be_told(end.as_ref()) {
+                // All processes were told at once; what the command has started may still be saving.
+                stopped = Some(cause);
+                deadline = Some(Instant::now() + Duration::from_millis(spec.grace.0));
+            }
             if end.is_none() && stopped.is_none() {
                 stopped = Some(cause);
                 self.say_stopping(cause, spec.grace);
                 let _ = killpg(Pid::from_raw(pid), Signal::SIGTERM);
                 deadline = Some(Instant::now() + Duration::from_millis(spec.grace.0));
             }
+        }
+    }
+
+    /// Why a command was ended by SIGTERM, where this process is told so a moment after it.
+    fn told_late(&self, end: Option<&End>) -> Option<Cause> {
+        match may_be_told(end).then(|| self.woken.recv_timeout(TOLD_WAIT)) {
+            Some(Ok(Wake::Stop)) => Some(Cause::Asked),
+            Some(Ok(Wake::Evicted)) => Some(Cause::Evicted),
+            _ => None,
         }
     }
 
@@ -294,12 +326,12 @@ impl Running<'_> {
     }
 
     fn tell_ready(&self) {
-        let here = super::host();
-        let host = match &self.shim.order.host {
-            Some(agents) if *agents != here => here.as_str(),
-            _ => LOOPBACK,
-        };
-        let address = format!("{host}:{}", self.port.unwrap_or_default());
+        let host = self.shim.order.host.as_deref().map_or(Ok(IpAddr::from(Ipv4Addr::LOCALHOST)), own_address);
+        let host = host.unwrap_or_else(|error| {
+            self.shim.log.say(&format!("this machine has no address that the agent's can reach: {error}"));
+            Ipv4Addr::LOCALHOST.into()
+        });
+        let address = SocketAddr::from((host, self.port.unwrap_or_default())).to_string();
         self.shim.log.say(&format!("ready at {address}"));
         if let Err(error) = self.shim.append(&Event::Ready { at: now(), address }, Durable::No) {
             crate::logs::mutter(&format!("that the service is ready can't be written down: {error}"));
@@ -315,6 +347,32 @@ impl Running<'_> {
         };
         self.shim.log.say(&format!("{why}; SIGTERM now, SIGKILL in {grace}"));
     }
+}
+
+/// Whether all processes of a session may have been told to end at once, as schedulers and shutdowns do.
+fn may_be_told(end: Option<&End>) -> bool {
+    matches!(end, Some(End::Signal(SIGTERM) | End::Code(SIGTERM_IN_SHELL)))
+}
+
+/// By which address another machine reaches this one: the one that packets to there come from.
+fn own_address(host: &str) -> std::io::Result<IpAddr> {
+    if host == super::host() {
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    }
+    let mut last = std::io::Error::from(ErrorKind::NotFound);
+    // The port means nothing: nothing is sent.
+    for address in (host, 9).to_socket_addrs()? {
+        let any = if address.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+        let found = UdpSocket::bind((any, 0)).and_then(|socket| {
+            socket.connect(address)?;
+            Ok(socket.local_addr()?.ip())
+        });
+        match found {
+            Ok(found) => return Ok(found),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 impl End {

@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use tokio::sync::{Notify, OnceCell, Semaphore, watch};
-use tombolo_core::resources::Resources;
+use tokio::sync::{Notify, OnceCell, Semaphore, SemaphorePermit, watch};
 use tombolo_core::spec::WorkloadSpec;
 use tombolo_core::sync::Outcome;
 
-use super::words::{self, Asked, Queued, Stands};
+use super::words::{self, Asked, Nodes, Queued, Stands};
 use super::{SlurmConfig, mark};
 use crate::shim::placement::Placement;
 
@@ -29,6 +28,10 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How often a wish to stop is said to a controller that doesn't answer.
 const CANCELS_MAX: u32 = 100;
+/// Variables by which a user gives options to Slurm's commands.
+const OVERRIDES: [&str; 5] = ["SQUEUE_", "SCANCEL_", "SBATCH_", "SINFO_", "SACCT_"];
+/// How long a submission may wait for its turn before it says so.
+const TURN_MAX: Duration = Duration::from_secs(2);
 /// How long one of its commands may take.
 const COMMAND_MAX: Duration = Duration::from_secs(60);
 
@@ -37,8 +40,7 @@ pub struct Desk {
     ring: Notify,
     submissions: Semaphore,
     partition: Option<String>,
-    /// Whether nodes' memory is counted.
-    memory: OnceCell<bool>,
+    nodes: OnceCell<Nodes>,
 }
 
 #[derive(Default)]
@@ -62,7 +64,7 @@ impl Desk {
             ring: Notify::new(),
             submissions: Semaphore::new(SUBMISSIONS_MAX),
             partition,
-            memory: OnceCell::new(),
+            nodes: OnceCell::new(),
         });
         tokio::spawn(look(Arc::downgrade(&desk)));
         desk
@@ -101,9 +103,8 @@ impl Desk {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn memory(&self) -> Result<bool, String> {
-        let partition = self.partition.as_deref();
-        self.memory.get_or_try_init(|| async { Ok(nodes(partition).await?.1) }).await.copied()
+    async fn nodes(&self) -> Result<&Nodes, String> {
+        self.nodes.get_or_try_init(|| nodes(self.partition.as_deref())).await
     }
 
     /// One look at the queue; jobs that were submitted before it and are not in it are over.
@@ -125,23 +126,32 @@ impl Desk {
         };
         let mut missing = Vec::new();
         for (number, name, id) in due {
-            let found =
-                queue.iter().filter(|job| id.map_or(job.name == name, |id| job.id == id)).max_by_key(|job| job.id);
-            match found {
+            // A controller that has lost its state gives numbers anew: the name has to be the same too.
+            let same = |job: &&Queued| job.name == name && id.is_none_or(|id| job.id == id);
+            match queue.iter().filter(same).max_by_key(|job| job.id) {
                 Some(job) => self.saw(number, job),
-                None => missing.push((number, id)),
+                None => missing.push((number, name, id)),
             }
         }
         if missing.is_empty() {
             return;
         }
-        let ids: Vec<u64> = missing.iter().filter_map(|(_, id)| *id).collect();
+        let ids: Vec<u64> = missing.iter().filter_map(|(.., id)| *id).collect();
         let known = accounts(&ids).await;
-        for (number, id) in missing {
-            match known.iter().find(|job| Some(job.id) == id) {
-                Some(job) => self.saw(number, job),
-                None => self.say(number, Stands::Over(None)),
-            }
+        for (number, name, id) in missing {
+            let known = known.iter().find(|job| Some(job.id) == id && job.name == name);
+            // What the accounting has as alive though the queue doesn't know it is over as well, as after a controller that
+            // has lost its state; whether its shim is alive is told by its lock.
+            self.ended(number, known);
+        }
+    }
+
+    fn ended(&self, number: u64, known: Option<&Queued>) {
+        if let Some(job) = self.jobs().tracked.get(&number) {
+            job.tell(match known.map(|known| words::stands(known, &job.asked)) {
+                Some(over @ Stands::Over(_)) => over,
+                _ => Stands::Over(None),
+            });
         }
     }
 
@@ -199,56 +209,74 @@ pub struct Submission {
 impl Submission {
     /// Goes on until Slurm has taken or refused it, or nobody wants it any more.
     pub async fn submit(self, desk: Arc<Desk>) {
-        let Ok(_turn) = desk.submissions.acquire().await else { return };
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut last) = (PAUSE_MIN, None);
         loop {
-            if self.placement.stop_was_asked() || !self.placement.exists() {
-                desk.say(self.number, Stands::Over(None));
-                return;
+            let Some(turn) = self.turn(&desk).await else {
+                return desk.say(self.number, Stands::Over(None));
+            };
+            let submitted = self.once(&desk).await;
+            drop(turn);
+            let said = match submitted {
+                Ok(id) => return self.submitted(&desk, id).await,
+                Err(said) => said,
+            };
+            if !words::may_pass(&said) {
+                let why = format!(
+                    "Slurm refuses the job: {}\nhint: ask for what a node has (`resources:`), or choose another partition or \
+                     account for the site",
+                    last_line(&said)
+                );
+                return desk.say(self.number, Stands::Over(Some(Outcome::Unprepared { why })));
             }
-            match self.once(&desk).await {
-                Ok(id) => {
-                    if let Err(error) = std::fs::write(mark(&self.placement), id.to_string()) {
-                        tracing::warn!(id, %error, "a job's number can't be kept; it is found by its name");
-                    }
-                    desk.submitted(self.number, id);
-                    // A wish that came meanwhile has found no job.
-                    if self.placement.stop_was_asked() {
-                        cancel(self.name).await;
-                    }
-                    return;
-                }
-                Err(said) if words::may_pass(&said) => {
-                    tracing::warn!(job = self.name, said, "Slurm takes no job now; tried again");
-                    desk.say(self.number, Stands::Waits(format!("Slurm takes no job now: {}", last_line(&said))));
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                    // It may have taken the last one, and only have failed to say so.
-                    if let Ok(queue) = queue().await
-                        && let Some(job) = queue.iter().rfind(|job| job.name == self.name)
-                    {
-                        desk.submitted(self.number, job.id);
-                        return;
-                    }
-                }
-                Err(said) => {
-                    let why = format!(
-                        "Slurm refuses the job: {}\nhint: ask for what a node has (`resources:`), or choose another \
-                         partition or account for the site",
-                        last_line(&said)
-                    );
-                    desk.say(self.number, Stands::Over(Some(Outcome::Unprepared { why })));
-                    return;
+            tracing::warn!(job = self.name, said, "Slurm takes no job now; tried again");
+            desk.say(self.number, Stands::Waits(format!("Slurm takes no job now: {}", last_line(&said))));
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+            // It may have taken this one, and only have failed to say so; what is over already was an earlier one.
+            let queue = queue().await.unwrap_or_default();
+            let mine: Vec<&Queued> = queue.iter().filter(|job| job.name == self.name && Some(job.id) > last).collect();
+            let live = |job: &&&Queued| !matches!(words::stands(job, &Asked::default()), Stands::Over(_));
+            if let Some(job) = mine.iter().filter(live).max_by_key(|job| job.id) {
+                return self.submitted(&desk, job.id).await;
+            }
+            last = mine.iter().map(|job| job.id).max().or(last);
+            // Nothing is submitted: an agent that starts again need not look for it.
+            let _ = std::fs::remove_file(mark(&self.placement));
+        }
+    }
+
+    /// Room to submit; none where nobody wants it any more.
+    async fn turn<'a>(&self, desk: &'a Desk) -> Option<SemaphorePermit<'a>> {
+        loop {
+            let turn = tokio::time::timeout(TURN_MAX, desk.submissions.acquire()).await;
+            if self.placement.stop_was_asked() || !self.placement.exists() {
+                return None;
+            }
+            match turn {
+                Ok(turn) => return turn.ok(),
+                Err(_) => {
+                    desk.say(self.number, Stands::Waits("waits for its turn to be submitted to Slurm".to_owned()))
                 }
             }
         }
     }
 
+    async fn submitted(&self, desk: &Desk, id: u64) {
+        if let Err(error) = std::fs::write(mark(&self.placement), id.to_string()) {
+            tracing::warn!(id, %error, "a job's number can't be kept; it is found by its name");
+        }
+        desk.submitted(self.number, id);
+        // A wish that came meanwhile has found no job.
+        if self.placement.stop_was_asked() {
+            cancel(self.name.clone()).await;
+        }
+    }
+
     async fn once(&self, desk: &Desk) -> Result<u64, String> {
-        let memory = desk.memory().await?;
+        let nodes = desk.nodes().await?;
         let dir = self.placement.dir();
         let mut sbatch = command("sbatch");
-        sbatch.args(words::options(&self.config, &self.spec, memory)).arg(format!("--job-name={}", self.name));
+        sbatch.args(words::options(&self.config, &self.spec, nodes)).arg(format!("--job-name={}", self.name));
         sbatch.arg("--chdir=/").arg("--output=/dev/null").arg("--open-mode=append");
         sbatch.arg(format!("--error={}", escaped(&self.placement.shim_err())));
         let input = match &self.secrets {
@@ -260,6 +288,8 @@ impl Submission {
             None => "/dev/null".to_owned(),
         };
         sbatch.arg(format!("--input={input}"));
+        // The mark first: whoever finds it looks for the job.
+        std::fs::write(mark(&self.placement), b"").map_err(|error| format!("{}: {error}", dir.display()))?;
         let printed = run(sbatch, Some(self.script.as_bytes())).await?;
         words::submitted(&printed).ok_or_else(|| format!("sbatch names no job in {}: {printed:?}", dir.display()))
     }
@@ -287,7 +317,8 @@ pub async fn cancel(name: String) {
         waiting.args([user(), format!("--name={name}"), "--state=PENDING".to_owned()]);
         let mut running = command("scancel");
         running.args([user(), format!("--name={name}"), "--state=RUNNING".to_owned()]);
-        // The shim alone: the command gets its signal, and its grace, from there.
+        // The shim alone: the command gets its signal, and its grace, from there. One that is suspended now finds the mark
+        // when it goes on.
         running.args(["--batch", "--signal=TERM"]);
         let said = match run(waiting, None).await {
             Ok(_) => run(running, None).await,
@@ -310,7 +341,8 @@ pub async fn cancel(name: String) {
 /// All jobs of this user, also those that ended a moment ago.
 async fn queue() -> Result<Vec<Queued>, String> {
     let mut squeue = command("squeue");
-    squeue.args(["--noheader", "--states=all", &user(), &format!("--format={}", words::QUEUE_FORMAT)]);
+    // Hidden partitions too: jobs of this user may be in them.
+    squeue.args(["--noheader", "--all", "--states=all", &user(), &format!("--format={}", words::QUEUE_FORMAT)]);
     Ok(run(squeue, None).await?.lines().filter_map(words::queued).collect())
 }
 
@@ -330,8 +362,8 @@ async fn accounts(ids: &[u64]) -> Vec<Queued> {
     printed.lines().filter_map(words::accounted).collect()
 }
 
-/// What a partition's nodes have, and whether their memory is counted.
-pub async fn nodes(partition: Option<&str>) -> Result<(Resources, bool), String> {
+/// What a partition's nodes have.
+pub async fn nodes(partition: Option<&str>) -> Result<Nodes, String> {
     let mut sinfo = command("sinfo");
     sinfo.args(["--noheader", "--Node", &format!("--format={}", words::NODES_FORMAT)]);
     sinfo.args(partition.map(|partition| format!("--partition={partition}")));
@@ -340,7 +372,7 @@ pub async fn nodes(partition: Option<&str>) -> Result<(Resources, bool), String>
         let which = partition.map_or("the cluster".to_owned(), |partition| format!("the partition {partition}"));
         return Err(format!("{which} has no nodes"));
     }
-    Ok(words::capacity(&printed))
+    Ok(words::nodes(&printed))
 }
 
 fn user() -> String {
@@ -349,6 +381,11 @@ fn user() -> String {
 
 fn command(program: &str) -> Command {
     let mut command = Command::new(program);
+    // What a user has set for commands by hand would change what these do.
+    let set = std::env::vars_os().map(|(name, _)| name);
+    for name in set.filter(|name| OVERRIDES.iter().any(|prefix| name.to_string_lossy().starts_with(prefix))) {
+        command.env_remove(name);
+    }
     command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }

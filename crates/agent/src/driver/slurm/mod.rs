@@ -75,8 +75,6 @@ impl Slurm {
     /// Submits the placement's shim, in the background: a controller that doesn't answer is waited for.
     pub fn start(&self, placement: &Placement, order: &Order, secrets: &[u8]) -> io::Result<Job> {
         let script = words::script(&self.shim, placement.dir()).ok_or_else(not_utf8)?;
-        // The mark first: whoever finds it looks for the job.
-        fs::write(mark(placement), b"")?;
         let secrets = (!order.spec.secrets.is_empty()).then(|| secrets.to_vec());
         let (number, stands) = self.desk.track(name(&self.site, placement)?, None, Asked::of(&order.spec));
         let submission = desk::Submission {
@@ -94,10 +92,16 @@ impl Slurm {
 
     /// The job of a placement that was submitted once, if it was.
     pub fn found(&self, placement: &Placement) -> Option<Job> {
-        let id = fs::read_to_string(mark(placement)).ok()?;
-        let order = placement.read_order().ok()??;
+        let id = match fs::read_to_string(mark(placement)) {
+            Ok(id) => id.trim().parse().ok(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            // It may be there; whoever watches reads the events until they can be read.
+            Err(_) => None,
+        };
+        let order = placement.read_order().ok().flatten();
+        let asked = order.map(|order| Asked::of(&order.order.spec)).unwrap_or_default();
         let name = name(&self.site, placement).ok()?;
-        let (number, stands) = self.desk.track(name, Some(id.trim().parse().ok()), Asked::of(&order.order.spec));
+        let (number, stands) = self.desk.track(name, Some(id), asked);
         Some(Job { desk: self.desk.clone(), number, stands, told: None, ends: false, fate: None })
     }
 
@@ -111,11 +115,11 @@ impl Slurm {
 
 /// What a cluster's partition has, for a site that is about to join; no memory where that isn't counted there.
 pub async fn capacity(config: &SlurmConfig) -> Result<Resources, String> {
-    let (mut capacity, counted) = desk::nodes(config.partition.as_deref()).await?;
-    if !counted {
-        capacity.memory_bytes = 0;
+    let mut nodes = desk::nodes(config.partition.as_deref()).await?;
+    if !nodes.memory_counted {
+        nodes.capacity.memory_bytes = 0;
     }
-    Ok(capacity)
+    Ok(nodes.capacity)
 }
 
 impl Job {

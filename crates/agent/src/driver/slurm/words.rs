@@ -14,7 +14,7 @@ use super::SlurmConfig;
 /// name. The name is ours and last.
 pub const QUEUE_FORMAT: &str = "%i|%T|%L|%l|%r|%j";
 /// The columns that are asked of `sacct`.
-pub const ACCOUNT_FORMAT: &str = "JobIDRaw,State,Reason";
+pub const ACCOUNT_FORMAT: &str = "JobIDRaw,State,JobName";
 /// The columns that are asked of `sinfo`: a node's name, processors, memory in MiB and generic resources.
 pub const NODES_FORMAT: &str = "%N|%c|%m|%G";
 /// What a shim needs beside the command's own time: to bring what the command reads, and to keep what it made.
@@ -41,7 +41,7 @@ pub struct Queued {
 }
 
 /// What a job was submitted with, as far as its states are to be understood.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Asked {
     memory_bytes: u64,
     /// How long before its time limit it is told to end, in seconds.
@@ -100,9 +100,9 @@ fn seconds(text: &str) -> Option<u64> {
 /// A line of `sacct --parsable2`.
 pub fn accounted(line: &str) -> Option<Queued> {
     let mut columns = line.trim().splitn(3, '|');
-    let (id, state, reason) = (columns.next()?, columns.next()?, columns.next()?);
-    let (id, name, state, reason) = (id.parse().ok()?, String::new(), state.to_owned(), reason.to_owned());
-    Some(Queued { id, state, left_s: None, limit_s: None, reason, name })
+    let (id, state, name) = (columns.next()?, columns.next()?, columns.next()?);
+    let (id, name, state) = (id.parse().ok()?, name.to_owned(), state.to_owned());
+    Some(Queued { id, state, left_s: None, limit_s: None, reason: String::new(), name })
 }
 
 /// What a state means; see squeue(1), JOB STATE CODES.
@@ -121,7 +121,9 @@ pub fn stands(job: &Queued, asked: &Asked) -> Stands {
         "RUNNING" | "CONFIGURING" | "COMPLETING" | "RESIZING" | "SIGNALING" | "STAGE_OUT" | "STOPPED" | "SUSPENDED" => {
             Stands::Has
         }
-        "CANCELLED" | "REVOKED" => evicted(format!("its Slurm job {id} was cancelled{}{by}", space(by))),
+        // Another cluster of a federation has it.
+        "REVOKED" => Stands::Has,
+        "CANCELLED" => evicted(format!("its Slurm job {id} was cancelled{}{by}", space(by))),
         "TIMEOUT" => evicted(format!("its Slurm job {id} reached its time limit")),
         "DEADLINE" => evicted(format!("its Slurm job {id} could not end before its deadline")),
         "PREEMPTED" => evicted(format!("its Slurm job {id} was preempted")),
@@ -175,8 +177,10 @@ pub fn may_pass(said: &str) -> bool {
         "Resource temporarily unavailable",
         "Slurm controller not responding",
     ];
-    // A limit on how many jobs one may have passes as well; jobs of ours end.
-    said.contains("job submit limit") || PASSING.iter().any(|passing| said.contains(passing))
+    // A limit on how many jobs one may have passes as well: jobs end. Slurm names it before a line that is the same for all
+    // limits, also for those that a job is too large for.
+    let submit_limit = said.lines().any(|line| line.contains("Submit") && line.contains("Limit"));
+    submit_limit || PASSING.iter().any(|passing| said.contains(passing))
 }
 
 /// The number that `sbatch --parsable` prints: `<number>[;<cluster>]`.
@@ -184,8 +188,8 @@ pub fn submitted(printed: &str) -> Option<u64> {
     printed.lines().rev().find_map(|line| line.trim().split(';').next()?.parse().ok())
 }
 
-/// What `sbatch` is told of a placement, but for its name and files. `memory` says whether nodes' memory is counted.
-pub fn options(config: &SlurmConfig, spec: &WorkloadSpec, memory: bool) -> Vec<String> {
+/// What `sbatch` is told of a placement, but for its name and files.
+pub fn options(config: &SlurmConfig, spec: &WorkloadSpec, nodes: &Nodes) -> Vec<String> {
     let Resources { cpus_milli, memory_bytes, gpus, .. } = &spec.resources;
     let grace_s = spec.grace.0.div_ceil(1000);
     let Asked { signal_s, .. } = Asked::of(spec);
@@ -198,11 +202,16 @@ pub fn options(config: &SlurmConfig, spec: &WorkloadSpec, memory: bool) -> Vec<S
         format!("--cpus-per-task={}", cpus_milli.div_ceil(1000).max(1)),
         format!("--signal=B:TERM@{signal_s}"),
     ];
-    if memory && *memory_bytes > 0 {
+    if nodes.memory_counted && *memory_bytes > 0 {
         options.push(format!("--mem={}M", memory_bytes.div_ceil(1 << 20)));
     }
     if !gpus.is_empty() {
-        let gpus: Vec<String> = gpus.iter().map(|(kind, count)| format!("gpu:{kind}:{count}")).collect();
+        let one = |(kind, count): (&Name, &u32)| match nodes.types.get(kind) {
+            Some(None) => format!("gpu:{count}"),
+            Some(Some(spelt)) => format!("gpu:{spelt}:{count}"),
+            None => format!("gpu:{kind}:{count}"),
+        };
+        let gpus: Vec<String> = gpus.iter().map(one).collect();
         options.push(format!("--gres={}", gpus.join(",")));
     }
     if let Some(timeout) = spec.job().and_then(|job| job.timeout) {
@@ -227,19 +236,29 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// What a partition's nodes have together, and whether their memory is counted.
-pub fn capacity(printed: &str) -> (Resources, bool) {
-    let mut nodes: BTreeMap<&str, Resources> = BTreeMap::new();
+/// What a partition's nodes have together.
+#[derive(Debug, Clone, Default)]
+pub struct Nodes {
+    pub capacity: Resources,
+    /// Whether anybody has said how much memory they have.
+    pub memory_counted: bool,
+    /// Kinds of accelerators as Slurm spells their types; none for those without a type.
+    pub types: BTreeMap<Name, Option<String>>,
+}
+
+/// What `sinfo` prints of a partition.
+pub fn nodes(printed: &str) -> Nodes {
+    let (mut nodes, mut types): (BTreeMap<&str, Resources>, _) = Default::default();
     for line in printed.lines() {
         let mut columns = line.trim().splitn(4, '|');
         let (Some(node), Some(cpus), Some(memory)) = (columns.next(), columns.next(), columns.next()) else { continue };
         let (Ok(cpus), Ok(mib)) = (cpus.parse::<u64>(), memory.parse::<u64>()) else { continue };
-        let gpus = columns.next().map(gpus).unwrap_or_default();
+        let gpus = columns.next().map(|gres| gpus(gres, &mut types)).unwrap_or_default();
         let has = Resources { cpus_milli: cpus * 1000, memory_bytes: mib << 20, gpus, ..Resources::default() };
         nodes.insert(node, has);
     }
     // A node of which nobody has said how much memory it has is one of 1 MiB.
-    let counted = nodes.values().any(|node| node.memory_bytes > 1 << 20);
+    let memory_counted = nodes.values().any(|node| node.memory_bytes > 1 << 20);
     let mut all = Resources::default();
     for node in nodes.into_values() {
         all.cpus_milli += node.cpus_milli;
@@ -248,11 +267,11 @@ pub fn capacity(printed: &str) -> (Resources, bool) {
             *all.gpus.entry(kind).or_default() += count;
         }
     }
-    (all, counted)
+    Nodes { capacity: all, memory_counted, types }
 }
 
 /// `gpu:a100:4(S:0-1),gpu:2`; those of no kind are of the kind `gpu`.
-fn gpus(gres: &str) -> BTreeMap<Name, u32> {
+fn gpus(gres: &str, types: &mut BTreeMap<Name, Option<String>>) -> BTreeMap<Name, u32> {
     let mut gpus = BTreeMap::new();
     let mut depth = 0;
     // The sockets in parentheses may hold commas.
@@ -272,8 +291,9 @@ fn gpus(gres: &str) -> BTreeMap<Name, u32> {
             ["gpu", count] => ("gpu", count),
             _ => continue,
         };
-        if let (Ok(kind), Ok(count)) = (Name::new(kind.to_ascii_lowercase()), count.parse::<u32>()) {
-            *gpus.entry(kind).or_default() += count;
+        if let (Ok(name), Ok(count)) = (Name::new(kind.to_ascii_lowercase()), count.parse::<u32>()) {
+            *gpus.entry(name.clone()).or_default() += count;
+            types.insert(name, (words.len() > 2).then(|| kind.to_owned()));
         }
     }
     gpus
@@ -302,8 +322,9 @@ mod tests {
         assert!(queued("slurm_load_jobs error: Unable to contact slurm controller").is_none());
         // Of an array, which is none of ours.
         assert!(queued("17_3|RUNNING|1:00|1:00|None|x").is_none());
-        assert_eq!(accounted("17|CANCELLED by 1000|None").unwrap().state, "CANCELLED by 1000");
-        assert!(accounted("17.batch|COMPLETED|None").is_none());
+        let told = accounted(&format!("17|CANCELLED by 1000|{name}")).unwrap();
+        assert_eq!((told.state.as_str(), told.name.as_str()), ("CANCELLED by 1000", name));
+        assert!(accounted("17.batch|COMPLETED|batch").is_none());
         assert_eq!(submitted("sbatch: a word of the site\n17;cluster\n"), Some(17));
         assert_eq!(submitted("sbatch: error: no\n"), None);
     }
@@ -364,13 +385,16 @@ mod tests {
         spec.resources.memory_bytes = (3 << 30) + 1;
         spec.resources.gpus = BTreeMap::from([(Name::new("a100").unwrap(), 2)]);
         spec.grace = Millis::from_secs(30);
-        let all = options(&config, &spec, true).join(" ");
+        let nodes = Nodes { memory_counted: true, ..nodes("n1|4|9000|gpu:A100:4,gpu:2\n") };
+        let all = options(&config, &spec, &nodes).join(" ");
         assert_eq!(
             all,
             "--parsable --no-requeue --nodes=1 --ntasks=1 --cpus-per-task=2 --signal=B:TERM@60 --mem=3073M \
-             --gres=gpu:a100:2 --time=77 --partition=main --account=ml --qos=high"
+             --gres=gpu:A100:2 --time=77 --partition=main --account=ml --qos=high"
         );
-        assert!(!options(&config, &spec, false).iter().any(|option| option.starts_with("--mem")));
+        assert!(!options(&config, &spec, &Nodes::default()).iter().any(|option| option.starts_with("--mem")));
+        spec.resources.gpus = BTreeMap::from([(Name::new("gpu").unwrap(), 1)]);
+        assert!(options(&config, &spec, &nodes).contains(&"--gres=gpu:1".to_owned()), "without a type");
     }
 
     #[test]
@@ -382,11 +406,12 @@ mod tests {
     #[test]
     fn nodes_are_counted_once_each() {
         let printed = "n1|32|128000|gpu:a100:4(S:0,1)\nn2|32|128000|gpu:A100:4,gpu:2\nn1|32|128000|gpu:a100:4(S:0,1)\n";
-        let (all, counted) = capacity(printed);
-        assert_eq!((all.cpus_milli, all.memory_bytes, counted), (64_000, 256_000 << 20, true));
-        let kinds: Vec<(String, u32)> = all.gpus.into_iter().map(|(kind, count)| (kind.to_string(), count)).collect();
+        let Nodes { capacity, memory_counted, .. } = nodes(printed);
+        assert_eq!((capacity.cpus_milli, capacity.memory_bytes, memory_counted), (64_000, 256_000 << 20, true));
+        let kinds: Vec<(String, u32)> =
+            capacity.gpus.into_iter().map(|(kind, count)| (kind.to_string(), count)).collect();
         assert_eq!(kinds, [("a100".to_owned(), 8), ("gpu".to_owned(), 2)]);
-        assert!(!capacity("n1|2|1|(null)\n").1);
+        assert!(!nodes("n1|2|1|(null)\n").memory_counted);
     }
 
     #[test]
@@ -396,5 +421,9 @@ mod tests {
         ));
         assert!(!may_pass("sbatch: error: Batch job submission failed: Requested node configuration is not available"));
         assert!(!may_pass("sbatch: error: invalid partition specified: x"));
+        let generic = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, \
+                       user's size and/or time limits)";
+        assert!(!may_pass(&format!("sbatch: error: QOSMaxWallDurationPerJobLimit\n{generic}")));
+        assert!(may_pass(&format!("sbatch: error: AssocMaxSubmitJobLimit\n{generic}")));
     }
 }
