@@ -16,7 +16,8 @@ const RESTLESS: Restless = Restless { tries: 12, pause: Duration::from_millis(30
 /// that changes each time it is read is taken as it is, and the copy is said to be torn. Blocks.
 pub fn take(store: &Store, dir: &Path) -> Result<Taken, String> {
     let began = Instant::now();
-    let none = Taken { version: None, bytes: 0, files: 0, fresh_bytes: 0, took: Millis(0), torn: false };
+    let none =
+        Taken { version: None, bytes: 0, files: 0, fresh_bytes: 0, beside_bytes: 0, took: Millis(0), torn: false };
     if !dir.is_dir() {
         return Ok(none);
     }
@@ -34,6 +35,7 @@ pub fn take(store: &Store, dir: &Path) -> Result<Taken, String> {
         bytes: added.bytes,
         files: added.files,
         fresh_bytes: added.bytes_new,
+        beside_bytes: added.manifest_wire_bytes,
         took: Millis(began.elapsed().as_millis() as u64),
         torn: added.torn > 0,
     })

@@ -202,6 +202,9 @@ pub struct Taken {
     pub files: u64,
     /// Of its bytes those that no copy before had.
     pub fresh_bytes: u64,
+    /// What another site has to get beside the bytes: of which chunks the files are made.
+    #[serde(default)]
+    pub beside_bytes: u64,
     pub took: Millis,
     /// Whether files were written to while they were read: then it is good for copying ahead, and not to go on from.
     #[serde(default)]
@@ -375,8 +378,15 @@ mod tests {
     fn rounds(fresh: &[u64]) -> Vec<Round> {
         let round = |(i, fresh_bytes): (usize, &u64)| {
             let asked = Timestamp(i as i64 * 1000);
-            let taken =
-                Taken { version: None, bytes: 1, files: 1, fresh_bytes: *fresh_bytes, took: Millis(1), torn: false };
+            let taken = Taken {
+                version: None,
+                bytes: 1,
+                files: 1,
+                fresh_bytes: *fresh_bytes,
+                beside_bytes: 0,
+                took: Millis(1),
+                torn: false,
+            };
             Round { asked, taken: Some(taken), there: Some(asked + Millis(500)) }
         };
         fresh.iter().enumerate().map(round).collect()

@@ -109,6 +109,14 @@ pub struct IllegalStep {
 }
 
 impl State {
+    /// Since when it runs where it is, where it does.
+    pub fn since(&self) -> Option<Timestamp> {
+        match self {
+            State::Running { since, .. } | State::Ready { since, .. } => Some(*since),
+            _ => None,
+        }
+    }
+
     /// The next state, or why there is none. `now` is when the control plane learns of the step.
     pub fn step(&self, step: Step, now: Timestamp) -> Result<State, IllegalStep> {
         use State::*;

@@ -58,6 +58,8 @@ pub struct Added {
     pub bytes: u64,
     /// References to chunks.
     pub chunks: u64,
+    /// Of its manifest, as another site gets it that has an earlier one like it.
+    pub manifest_wire_bytes: u64,
     /// Bytes that this add stored.
     pub bytes_new: u64,
     /// Chunks that this add stored.
@@ -92,6 +94,7 @@ impl Store {
                         files: summary.files,
                         bytes: summary.bytes,
                         chunks: summary.chunks,
+                        manifest_wire_bytes: crate::transfer::manifest_wire_bytes(made.manifest.encoded_len()),
                         bytes_new: session.bytes_new.load(Ordering::Relaxed),
                         chunks_new: session.chunks_new.load(Ordering::Relaxed),
                         bytes_read: made.bytes_read,

@@ -107,7 +107,8 @@ impl Sim {
         let version =
             site.processes.get(&placement).map(|process| project::state(&of.workload, process.progress_at(now)));
         site.store.extend(version);
-        let taken = Taken { version, bytes: 1 << 30, files: 1, fresh_bytes, took: Millis(1), torn: false };
+        let taken =
+            Taken { version, bytes: 1 << 30, files: 1, fresh_bytes, beside_bytes: 100, took: Millis(1), torn: false };
         let result = if fails { Err("its disk is full".to_owned()) } else { Ok(taken) };
         site.copied.insert(placement, Copied { of, result });
     }

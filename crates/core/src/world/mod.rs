@@ -253,26 +253,61 @@ pub struct WorkloadRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     pub bytes: u64,
+    /// None before two copies were taken.
     #[serde(default)]
     pub change_bytes_per_s: Option<f64>,
     /// What all of it comes to in a store, and on the wire.
     #[serde(default)]
     pub packed_bytes: Option<u64>,
+    /// What each copy takes on the wire beside its bytes.
+    #[serde(default)]
+    pub beside_bytes: u64,
+    /// When the last copy was asked for, and what was watched before: seconds in which it ran, and the bytes that changed in
+    /// them. What is long ago counts less.
+    #[serde(default)]
+    at: Timestamp,
+    #[serde(default)]
+    watched_s: f64,
+    #[serde(default)]
+    changed_bytes: f64,
 }
 
+/// After so many seconds what was watched counts a half.
+const WATCHED_HALF_S: f64 = 600.0;
+
 impl Measured {
-    /// After another copy, of which a rate may be known.
-    fn again(before: Option<Measured>, taken: &Taken, change_bytes_per_s: Option<f64>) -> Measured {
-        let packed = match before {
-            // Of a first copy all is stored, unless the store had it from elsewhere.
-            None => Some(taken.fresh_bytes).filter(|bytes| *bytes > 0),
-            Some(before) => before.packed_bytes.map(|packed| {
-                let share = packed as f64 / before.bytes.max(1) as f64;
-                (share * taken.bytes as f64) as u64
-            }),
+    /// After another copy, which was asked for at a time, of a workload that has run where it is since another.
+    fn again(before: Option<Measured>, taken: &Taken, asked: Timestamp, since: Timestamp) -> Measured {
+        let Some(before) = before else {
+            // Of a first copy all is new, and nobody knows since when; all is stored, unless the store had it from elsewhere.
+            return Measured {
+                bytes: taken.bytes,
+                change_bytes_per_s: None,
+                packed_bytes: Some(taken.fresh_bytes).filter(|bytes| *bytes > 0),
+                beside_bytes: taken.beside_bytes,
+                at: asked,
+                watched_s: 0.0,
+                changed_bytes: 0.0,
+            };
         };
-        let rate = change_bytes_per_s.or(before.and_then(|before| before.change_bytes_per_s));
-        Measured { bytes: taken.bytes, change_bytes_per_s: rate, packed_bytes: packed }
+        let packed = before.packed_bytes.map(|packed| {
+            let share = packed as f64 / before.bytes.max(1) as f64;
+            (share * taken.bytes as f64) as u64
+        });
+        // While it was on its way nothing changed.
+        let span_s = asked.since(before.at.max(since)).as_secs_f64();
+        let counts = 0.5_f64.powf(span_s / WATCHED_HALF_S);
+        let watched_s = before.watched_s * counts + span_s;
+        let changed_bytes = before.changed_bytes * counts + taken.fresh_bytes as f64;
+        Measured {
+            bytes: taken.bytes,
+            change_bytes_per_s: (watched_s > 0.0).then(|| changed_bytes / watched_s).or(before.change_bytes_per_s),
+            packed_bytes: packed,
+            beside_bytes: taken.beside_bytes,
+            at: asked,
+            watched_s,
+            changed_bytes,
+        }
     }
 
     /// What it comes to on the wire.

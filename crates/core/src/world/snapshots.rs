@@ -120,7 +120,7 @@ impl World {
     ) {
         let record = self.workloads.get_mut(id).expect("looked up by the caller");
         let asked = record.snapshots.open.take().unwrap_or(now);
-        let before = record.snapshots.last.replace(asked);
+        record.snapshots.last = Some(asked);
         let taken = match result {
             Ok(taken) => taken,
             Err(why) => {
@@ -128,10 +128,8 @@ impl World {
                 return self.tell(now, id, Some(format!("its state can't be copied: {why}")));
             }
         };
-        // Of a first copy all is new, and nobody knows since when.
-        let span = before.filter(|_| record.copied.is_some()).map(|before| asked.since(before).as_secs_f64());
-        let rate = span.filter(|span| *span > 0.0).map(|span| taken.fresh_bytes as f64 / span);
-        record.copied = Some(Measured::again(record.copied, taken, rate));
+        let since = record.state.since().unwrap_or_default();
+        record.copied = Some(Measured::again(record.copied, taken, asked, since));
         if let Some(version) = taken.version {
             let residency = self.inherited(id);
             self.enter_version(version, taken.bytes, taken.files, residency, site, Some(id.clone()), now);

@@ -96,6 +96,13 @@ pub(crate) struct InFlight {
 
 /// Versions that are remembered as brought.
 const BROUGHT_MAX: usize = 64;
+/// What little differs between two manifests comes to when they are reconciled: pages on three levels, as measured.
+const RECONCILED_BYTES: u64 = 7_000;
+
+/// What a manifest of so many bytes takes on the wire, where the other site has one that differs little.
+pub(crate) fn manifest_wire_bytes(encoded_bytes: usize) -> u64 {
+    if encoded_bytes <= wire::WHOLE_BYTES_MAX { encoded_bytes as u64 } else { RECONCILED_BYTES }
+}
 
 impl InFlight {
     /// The lock that a fetch of the version holds.

@@ -21,6 +21,10 @@ const LINES: [Line; 3] = [
 ];
 /// Bytes of state, and seconds between two changes of a hundredth of it.
 const STATES: [(u64, f64); 4] = [(2_000_000, 1.0), (20_000_000, 0.5), (50_000_000, 10.0), (100_000_000, 2.0)];
+/// How long a workload stays before it is moved on, in seconds.
+const STAYS_S: [u64; 4] = [3, 1, 8, 5];
+/// What asks for nothing costs nothing anywhere, and begins at any site.
+const LITTLE: &str = "resources: { cpus: 0.5 }";
 const READY_MAX: Duration = Duration::from_secs(120);
 const GOAL_PERCENT: f64 = 20.0;
 const GOAL_TIMES: f64 = 2.0;
@@ -40,8 +44,8 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
         over(ctx, &apart, share, &mut views)?;
     }
     let note = format!(
-        "{} moves of jobs and single services with 2 to 100 MB of state, of which a hundredth changes each 0.5 to 10 s, over {} \
-         lines; the first of each is quoted before anything is known of its program; {note}",
+        "{} moves of jobs and single services with 2 to 100 MB of state, of which a hundredth changes each 0.5 to 10 s, after stays of 1 to 8 s, over \
+         {} lines; the first of each is quoted before anything is known of its program; {note}",
         views.len(),
         lines.len(),
     );
@@ -69,17 +73,18 @@ fn over(ctx: &Context, apart: &Apart, moves: usize, views: &mut Vec<Value>) -> R
         let name = format!("quote{number}");
         let train = format!("python3 train.py {size} {every} 1000000 0.05");
         let yaml = match number % 2 {
-            0 => format!("project: {name}\nstages:\n  train: {{ run: '{train}', out: [model] }}\n"),
+            0 => format!("project: {name}\nstages:\n  train: {{ run: '{train}', out: [model], {LITTLE} }}\n"),
             // A service that answers on its port while it trains.
             _ => format!(
                 "project: {name}\nservices:\n  train:\n    run: 'python3 -m http.server --bind 127.0.0.1 $PORT & exec {train}'\n    \
-                 single: true\n    ready: /\n"
+                 single: true\n    ready: /\n    {LITTLE}\n"
             ),
         };
         let run = apart.submit(&yaml)?;
         let stage = format!("{run}/train");
         apart.printed(&stage, "ready", READY_MAX)?;
-        for at in 0..left.min(4) {
+        for (at, stay_s) in STAYS_S.iter().enumerate().take(left) {
+            std::thread::sleep(Duration::from_secs(*stay_s));
             let view = apart.json(&["move", &stage, "--to", SITES[(at + 1) % 2]])?;
             let (quote, took) = (&view["quote"], &view);
             ctx.say(&format!(

@@ -72,9 +72,11 @@ impl World {
         }
         let before = moving_ahead(&self.workloads[id]);
         let record = self.workloads.get_mut(id).expect("looked up above");
+        let since = record.state.since().unwrap_or_default();
         let moving = record.moving.as_mut().expect("looked up above");
-        moving.rounds.last_mut().expect("looked at above").taken = Some(taken.clone());
-        record.copied = Some(Measured::again(record.copied, &taken, moving::change_rate(&moving.rounds)));
+        let round = moving.rounds.last_mut().expect("looked at above");
+        round.taken = Some(taken.clone());
+        record.copied = Some(Measured::again(record.copied, &taken, round.asked, since));
         let to = moving.to.clone();
         match taken.version {
             Some(version) if !taken.torn => self.keep_state(id, version, now),

@@ -111,6 +111,10 @@ impl World {
         let rate = known.and_then(|known| known.change_bytes_per_s);
         let (whole, lacks) = known.map_or((0, 0), |known| (known.packed(), self.lacks(record, to, known, now)));
         let (rounds, state_all, last_bytes) = moving::foresee(whole, lacks, rate.unwrap_or(0.0), speed, max_downtime);
+        // Each copy that differs from what is there says of which chunks it is made, the last one too.
+        let beside = known.filter(|known| known.bytes > 0).map_or(0, |known| known.beside_bytes);
+        let differ = u64::from(lacks > 0) * u64::from(rounds) + 1;
+        let (state_all, last_bytes) = (state_all.saturating_add(beside * differ), last_bytes.saturating_add(beside));
         let last = moving::millis(last_bytes, speed) + link.latency + link.latency;
         let bytes = terms.transfer_bytes.saturating_add(state_all);
         let overheads = Millis(moving::ROUND_ASSUMED.0 * u64::from(rounds));
@@ -141,8 +145,8 @@ impl World {
         let there =
             |kept: &&Snapshot| self.versions.get(&kept.version).is_some_and(|version| version.replicas.contains(to));
         let Some(kept) = record.snapshots.kept.iter().rfind(there) else { return known.packed() };
-        // What has changed since then, where it is known how much does.
-        let age = now.since(kept.at).as_secs_f64();
+        // What has changed since then, where it is known how much does; while it was on its way nothing did.
+        let age = now.since(kept.at.max(record.state.since().unwrap_or_default())).as_secs_f64();
         let changed = known.change_bytes_per_s.map(|rate| (rate * age) as u64);
         changed.map_or(known.packed(), |changed| changed.min(known.packed()))
     }
@@ -152,8 +156,9 @@ impl World {
         let Some(moving) = self.workloads.get(id).and_then(|record| record.moving.as_ref()) else { return };
         let Marks { stop: Some(stop), stopped: Some(stopped), started: Some(started) } = moving.marks else { return };
         let link = self.links.get(&moving.from, &moving.to);
-        let last = moving.rounds.iter().rev().find_map(|round| round.taken.as_ref());
-        let sent = last.map_or(Millis(0), |last| moving::millis(last.fresh_bytes, link.bytes_per_s.max(1.0)));
+        // What was foreseen for the last round is foreseen again; all else is the program's own.
+        let speed = if link.bytes_per_s > 0.0 { link.bytes_per_s } else { BANDWIDTH_ASSUMED };
+        let sent = moving::millis(moving.quote.last_bytes, speed);
         let (save, start) = (stopped.since(stop), started.since(stopped));
         let start = Millis(start.0.saturating_sub(sent.0 + 2 * link.latency.0));
         let key = (id.run.project().clone(), id.name.clone());
