@@ -166,9 +166,9 @@ impl Sim {
     fn launch(&mut self, id: &SiteId, placement: Placement, order: Order) -> Result<(), String> {
         let now = self.now;
         let lasts = Millis(self.rng.range(500, 90_000));
-        let (lasts, fails) = match self.calm {
-            true => (Millis::from_secs(4 * 3600), false),
-            false => (lasts, self.rng.chance(150)),
+        let (lasts, fails, evicted) = match self.calm {
+            true => (Millis::from_secs(4 * 3600), false, false),
+            false => (lasts, self.rng.chance(150), self.rng.chance(80)),
         };
         let service = order.spec.service().is_some();
         let site = self.sites.get_mut(id).expect("a site");
@@ -177,8 +177,12 @@ impl Sim {
         if !site.launched.insert(placement.clone()) {
             return Ok(());
         }
-        let outcome = if fails { Outcome::Failed { code: 1 } } else { Outcome::Succeeded };
-        let ends = if service && !fails { None } else { Some(now + lasts) };
+        let outcome = match (evicted, fails) {
+            (true, _) => Outcome::Evicted { why: "its time is up".to_owned() },
+            (_, true) => Outcome::Failed { code: 1 },
+            _ => Outcome::Succeeded,
+        };
+        let ends = if service && !fails && !evicted { None } else { Some(now + lasts) };
         let progress = project::progress(order.state);
         let process = Process { ends, outcome, killed: None, progress, since: now, order };
         site.processes.insert(placement.clone(), process);
@@ -187,6 +191,11 @@ impl Sim {
         self.ledger.launch(&placement, id, &self.sites, &self.disk)?;
         if let Some(ends) = ends {
             self.after(ends.since(now), Event::Ends { site: id.clone(), placement: placement.clone() });
+        }
+        if service && evicted {
+            // Its site says so beforehand, mostly.
+            let soon = Millis(lasts.0.saturating_sub(self.rng.range(0, 30_000)));
+            self.after(soon, Event::EndsSoon { site: id.clone(), placement: placement.clone() });
         }
         let phase = self.sites[id].phase(&placement, now);
         self.hold_to_lease(id, placement.clone())?;
@@ -205,6 +214,16 @@ impl Sim {
         let left = Millis(lease.0 - silence.0 + 100);
         self.after(left, Event::LeaseEnds { site: id.clone(), placement });
         Ok(())
+    }
+
+    /// A service's site will end it, and says so.
+    pub fn ends_soon(&mut self, id: &SiteId, placement: &Placement) -> Result<(), String> {
+        let Some(process) = self.sites[id].processes.get(placement) else { return Ok(()) };
+        let (since, address) = (process.since, "127.0.0.1:1".to_owned());
+        let phase = Phase::Ending { since, address, why: "its time is up".to_owned() };
+        self.ledger.ending.insert(placement.clone());
+        self.tell(format!("{} will be ended", label(id, placement)));
+        self.see(id, placement, phase)
     }
 
     pub fn ends(&mut self, id: &SiteId, placement: &Placement) -> Result<(), String> {

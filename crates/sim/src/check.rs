@@ -27,6 +27,8 @@ pub struct Ledger {
     pub launched: BTreeMap<Placement, SiteId>,
     /// Acknowledged to whoever submitted.
     pub acknowledged: BTreeSet<RunId>,
+    /// Placements that their sites were about to end.
+    pub ending: BTreeSet<Placement>,
     /// Somebody asked to stop or retry these.
     pub touched: BTreeSet<RunId>,
     /// Ends that a site was told to forget.
@@ -101,6 +103,7 @@ impl Ledger {
             || self.moved.contains(&placement.0)
             || self.goes(&placement.0, disk)
             || self.touched.contains(&placement.0.run)
+            || self.ending.contains(placement)
         {
             return Ok(());
         }

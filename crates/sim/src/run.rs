@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use tombolo_core::draining::Cause;
-use tombolo_core::sync::{Desired, Outcome, Replicas, Report, StateCopy};
-use tombolo_core::world::Submission;
+use tombolo_core::sync::{Desired, Observed, Outcome, Phase, Replicas, Report, StateCopy};
+use tombolo_core::world::{Known, Submission};
 use tombolo_core::{Epoch, Millis, SiteId, Timestamp, VersionId, WorkloadId};
 
 use crate::check::Ledger;
@@ -93,6 +93,10 @@ pub enum Event {
         placement: Placement,
     },
     Ends {
+        site: SiteId,
+        placement: Placement,
+    },
+    EndsSoon {
         site: SiteId,
         placement: Placement,
     },
@@ -250,6 +254,7 @@ impl Sim {
             Event::Told { site, line, answers, desired } => self.told(&site, line, answers, &desired)?,
             Event::Prepared { site, placement } => self.prepared(&site, placement)?,
             Event::Ends { site, placement } => self.ends(&site, &placement)?,
+            Event::EndsSoon { site, placement } => self.ends_soon(&site, &placement)?,
             Event::ControlDies => self.control_dies(),
             Event::ControlStarts => {
                 if self.control.is_none() {
@@ -386,10 +391,18 @@ impl Sim {
         let crash = self.faulty() && self.rng.chance(3);
         let now = self.now;
         let Some(control) = self.control.as_mut() else { return };
+        // What comes of a placement that was given up is past, and nobody goes on from it.
+        let taken_in = |seen: &&Observed| {
+            let over = matches!(seen.phase, Phase::Finished(_));
+            over && control.world.known(id, &seen.workload, seen.epoch) == Known::Live
+        };
+        let ends: Vec<_> = report.observed.iter().filter(taken_in).map(|s| (s.workload.clone(), s.epoch)).collect();
         match control.report(&mut self.disk, now, crash, id, report) {
             Some(committed) => {
-                for (workload, epoch) in &committed.answer.settled {
+                for (workload, epoch) in &ends {
                     self.note_left(id, workload, *epoch);
+                }
+                for (workload, epoch) in &committed.answer.settled {
                     self.ledger.settled.insert((workload.clone(), *epoch));
                 }
                 self.send(id, Some(sent), committed.answer);
@@ -449,7 +462,7 @@ impl Sim {
     fn note_left(&mut self, id: &SiteId, workload: &WorkloadId, epoch: Epoch) {
         let Some(finish) = self.sites[id].results.get(&(workload.clone(), epoch)) else { return };
         let job = self.disk.workloads.get(workload).is_some_and(|record| record.spec.job().is_some());
-        if job && matches!(finish.outcome, Outcome::Stopped | Outcome::Checkpointed) {
+        if job && matches!(finish.outcome, Outcome::Stopped | Outcome::Checkpointed | Outcome::Evicted { .. }) {
             let left = self.ledger.left.entry(workload.clone()).or_default();
             *left = (*left).max(project::progress(finish.state));
         }

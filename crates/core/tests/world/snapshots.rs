@@ -66,6 +66,20 @@ fn a_copy_is_taken_each_time_and_brought_to_the_next_best_site() {
     assert_eq!((held(&play, "b"), copies(&play, "a")), (vec![], 0));
 }
 
+/// What changes now and then does not stand still because two copies came between two changes.
+#[test]
+fn the_rate_of_change_is_of_all_that_copies_have_spanned() {
+    let mut play = play();
+    let rate = |play: &Play| play.world.workloads[&id("p-1/x")].copied.unwrap().change_bytes_per_s;
+    let expected = [("s1 1000", None), ("s2 600", Some(10.0)), ("s3 0", Some(4.83)), ("s4 0", Some(3.10))];
+    for (copy, expected) in expected {
+        play.step("wait 60");
+        play.step(&format!("snapshot a {copy}"));
+        let off = rate(&play).unwrap_or(0.0) - expected.unwrap_or(0.0);
+        assert!(rate(&play).is_some() == expected.is_some() && off.abs() < 0.01, "{copy}: {:?}", rate(&play));
+    }
+}
+
 /// A grant names the size, so that a wrong one would have the state refused.
 #[test]
 fn what_was_left_has_the_size_that_is_told_and_not_the_last_copys() {

@@ -122,7 +122,7 @@ impl World {
         let record = &self.workloads[id];
         let Some(moving) = record.moving.as_ref().filter(|moving| moving.stage == Stage::Landing) else { return true };
         let job = record.spec.job().is_some();
-        let asked = matches!(outcome, Outcome::Stopped | Outcome::Checkpointed);
+        let asked = matches!(outcome, Outcome::Stopped | Outcome::Checkpointed | Outcome::Evicted { .. });
         let arrived = record.stopping || outcome.is_success() || job && finish.ran.is_some() && moving.off.is_none();
         // One that went on there for a moment before it was called back goes on from there.
         arrived || job && asked
