@@ -27,6 +27,8 @@ pub struct Ledger {
     pub launched: BTreeMap<Placement, SiteId>,
     /// Acknowledged to whoever submitted.
     pub acknowledged: BTreeSet<RunId>,
+    /// Those of them that were held to a lease when they began.
+    pub leased: BTreeSet<Placement>,
     /// Placements that their sites were about to end.
     pub ending: BTreeSet<Placement>,
     /// Somebody asked to stop or retry these.
@@ -61,6 +63,9 @@ impl Ledger {
         {
             return Err(format!("{workload}#{epoch} begins at {}, and had got to {left}", process.progress));
         }
+        if process.order.spec.failover_after.is_some() {
+            self.leased.insert(placement.clone());
+        }
         if let Some(site) = self.launched.insert(placement.clone(), at.clone()) {
             return Err(format!("{workload}#{epoch} was started at {site} and again at {at}"));
         }
@@ -78,10 +83,8 @@ impl Ledger {
             return Ok(());
         }
         for (other, finish) in sites.values().flat_map(|site| &site.results) {
-            let leased = sites.values().any(|site| {
-                let entry = site.journal.entries.get(workload).and_then(|entry| entry.order.as_ref());
-                entry.is_some_and(|order| order.spec.failover_after.is_some())
-            });
+            // Held to a lease, as on a move's arrival: once that was over nobody waited for what had come of it.
+            let leased = self.leased.contains(other);
             if other.0 == *workload && other.1 < *epoch && finish.outcome.is_success() && !leased {
                 return Err(format!("{workload} had succeeded as epoch {}, and was run again as {epoch}", other.1));
             }

@@ -68,7 +68,7 @@ pub fn run(ctx: &Context) -> Result<Vec<Row>> {
     let learnt = |run: &str| {
         wait_for("the end of the training", TRAINED_MAX, || {
             let view = apart.json(&["ps", run])?;
-            let stage = view["workloads"].as_array().and_then(|stages| stages.first()).cloned().unwrap_or_default();
+            let stage = view[0]["workloads"].as_array().and_then(|stages| stages.first()).cloned().unwrap_or_default();
             match stage["state"].as_str() {
                 Some("succeeded") => Ok(Some(stage["outputs"]["model"].clone())),
                 Some("failed" | "stopped") => bail!("{run} did not succeed: {stage}"),
