@@ -152,9 +152,11 @@ impl Place {
         more(command.arg(ctx.path(dir)));
         self.agents.push(Process::start(ctx, name, &mut command)?);
         let sites = self.agents.len();
+        // Of sites that have left the files are still there.
+        let file = format!("{name}.");
         wait_for("the site's start", UP_MAX, || {
             let up = self.server.api.get("/v1/sites")?.to_string().matches("\"up\"").count();
-            Ok((entries(&ctx.path("home/local-sites")) >= sites && up >= sites).then_some(()))
+            Ok((has_entry(&ctx.path("home/local-sites"), &file) && up >= sites).then_some(()))
         })
     }
 
@@ -199,6 +201,7 @@ impl Place {
     }
 }
 
-fn entries(dir: &Path) -> usize {
-    std::fs::read_dir(dir).map_or(0, Iterator::count)
+fn has_entry(dir: &Path, begins_with: &str) -> bool {
+    let named = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(begins_with);
+    std::fs::read_dir(dir).is_ok_and(|entries| entries.flatten().any(|entry| named(&entry)))
 }
