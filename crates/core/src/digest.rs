@@ -41,7 +41,7 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Digest, NotADigest> {
         let fault = || NotADigest(text.chars().take(80).collect());
-        if text.len() != 64 || !text.is_ascii() {
+        if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(fault());
         }
         let mut bytes = [0; 32];
@@ -76,5 +76,6 @@ mod tests {
         assert!("".parse::<Digest>().is_err());
         assert!("zz".repeat(32).parse::<Digest>().is_err());
         assert!("é".repeat(32).parse::<Digest>().is_err());
+        assert!("+1".repeat(32).parse::<Digest>().is_err());
     }
 }
