@@ -8,10 +8,11 @@ use tombolo_api::wire::{Join, Joined};
 use tombolo_core::site::SiteInfo;
 
 use crate::AgentError;
+use crate::driver::kubernetes::KubernetesConfig;
 use crate::driver::slurm::SlurmConfig;
 use crate::encryption::{self, Encrypt};
 
-/// `site.json` in the site's directory; written once, when the site joins.
+/// `site.json` in the site's directory; written when the site joins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     pub info: SiteInfo,
@@ -28,6 +29,9 @@ pub struct Config {
     /// How shims become jobs, at a site that is a Slurm cluster. None where they are processes of this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slurm: Option<SlurmConfig>,
+    /// The same, at a site that is a Kubernetes cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesConfig>,
 }
 
 /// Where things are in a site's directory.
@@ -74,6 +78,7 @@ pub struct JoinOptions {
     /// The file of the key for the store; without it one is made where it is needed.
     pub store_key: Option<PathBuf>,
     pub slurm: Option<SlurmConfig>,
+    pub kubernetes: Option<KubernetesConfig>,
 }
 
 /// Makes the site's keys, has the control plane let it in, and remembers what it is told.
@@ -90,11 +95,31 @@ pub async fn join(options: JoinOptions) -> Result<Config, AgentError> {
     let client = tombolo_api::client::Client::new(&options.address, None);
     let request = Join { token: options.token, key: tombolo_net::hex(&key.public()), info: options.info.clone() };
     let joined: Joined = client.post("/v1/join", &request.key, &request).await?;
-    let JoinOptions { info, store, slurm, .. } = options;
-    let config = Config { info, control: joined.control, grant_key: joined.grant_key, store, store_key, slurm };
-    let text = serde_json::to_vec_pretty(&config).expect("plain data");
-    tombolo_net::write_private(&layout.config(), &text).map_err(|source| io(&layout.config(), source))?;
+    let JoinOptions { info, store, slurm, kubernetes, .. } = options;
+    let config =
+        Config { info, control: joined.control, grant_key: joined.grant_key, store, store_key, slurm, kubernetes };
+    save(&layout, &config)?;
     Ok(config)
+}
+
+/// Whether a directory is that of a site that has joined. What is said of its cluster now is kept.
+pub fn rejoin(dir: &Path, kubernetes: Option<KubernetesConfig>) -> Result<bool, AgentError> {
+    let layout = Layout(dir.to_owned());
+    let mut config = match load(&layout) {
+        Ok(config) => config,
+        Err(AgentError::NotJoined(_)) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if kubernetes.is_some() && config.kubernetes != kubernetes {
+        config.kubernetes = kubernetes;
+        save(&layout, &config)?;
+    }
+    Ok(true)
+}
+
+fn save(layout: &Layout, config: &Config) -> Result<(), AgentError> {
+    let text = serde_json::to_vec_pretty(config).expect("plain data");
+    tombolo_net::write_private(&layout.config(), &text).map_err(|source| io(&layout.config(), source))
 }
 
 pub fn load(layout: &Layout) -> Result<Config, AgentError> {

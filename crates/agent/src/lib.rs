@@ -39,7 +39,7 @@ use tombolo_data::transfer::{BUDGET_BYTES, Budget};
 use tombolo_data::{BucketOptions, SiteKey, Store, StoreOptions};
 use tombolo_net::{BindOptions, NetError};
 
-pub use config::{JoinOptions, join};
+pub use config::{JoinOptions, join, rejoin};
 pub use encryption::{Encrypt, is_public};
 
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +129,7 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
 
     let (wakes, woken) = mpsc::channel(mind::WAKES_MAX);
     let launcher = launcher(&config, &layout.0, options.shim_command).await?;
+    let (host, tracking_port) = (launcher.host(), launcher.tracking_port());
     let driver = driver::Driver::new(site.clone(), &layout.0, store_key.clone(), launcher, seen(&wakes));
     let driver = Arc::new(driver);
     let (line, line_seen) = watch::channel(None);
@@ -137,8 +138,8 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     fetcher.budget = budget;
     driver.bring_with(bring(&fetcher, &wakes));
     let signing = ed25519_dalek::SigningKey::from_bytes(&key.to_bytes());
-    let host = config.slurm.is_some().then(shim::host);
-    let tracking = tracking::serve(site.clone(), &layout.0, signing, line.subscribe(), host.as_deref()).await;
+    let tracking =
+        tracking::serve(site.clone(), &layout.0, signing, line.subscribe(), host.as_deref(), tracking_port).await;
     driver.track_at(tracking.map_err(|source| config::io(&layout.0, source))?);
     let (revoked, revoked_seen) = watch::channel(answer::Revoked::new());
     let control_time = clock::ControlTime::default();
@@ -183,8 +184,12 @@ async fn launcher(
     dir: &std::path::Path,
     shim_command: Vec<OsString>,
 ) -> Result<driver::Launcher, AgentError> {
-    let Some(slurm) = config.slurm.clone() else { return Ok(driver::Launcher::Process(shim_command)) };
     let (site, at) = (config.info.id.clone(), dir.to_owned());
+    if let Some(cluster) = config.kubernetes.clone() {
+        let opened = driver::kubernetes::Kubernetes::open(cluster, site, dir, &shim_command).await;
+        return Ok(driver::Launcher::Kubernetes(opened.map_err(|error| config::io(dir, error))?));
+    }
+    let Some(slurm) = config.slurm.clone() else { return Ok(driver::Launcher::Process(shim_command)) };
     let made = tokio::task::spawn_blocking(move || driver::slurm::Slurm::new(slurm, site, &at, &shim_command)).await;
     let made = made.map_err(|panic| config::io(dir, std::io::Error::other(panic)))?;
     Ok(driver::Launcher::Slurm(made.map_err(|error| config::io(dir, error))?))

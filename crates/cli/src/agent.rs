@@ -48,11 +48,14 @@ struct Join {
     /// The control plane's address
     address: String,
     /// The join token: for one site, once
-    #[arg(long = "token", id = "token", value_name = "TOKEN")]
-    join_token: String,
+    #[arg(long = "token", id = "token", value_name = "TOKEN", env = "TOMBOLO_JOIN_TOKEN", hide_env_values = true)]
+    join_token: Option<String>,
     /// The site's name
     #[arg(long)]
     name: Option<SiteId>,
+    /// Run the site if it has joined already, with what its site file says of Kubernetes now
+    #[arg(long, requires = "dir")]
+    or_run: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -104,6 +107,27 @@ struct SlurmOptions {
     options: Vec<String>,
 }
 
+impl Place {
+    pub fn site_file(&self) -> Result<SiteFile, Failure> {
+        Ok(self.site_file.as_deref().map(SiteFile::load).transpose()?.unwrap_or_default())
+    }
+
+    pub fn facts(&self) -> &FactOptions {
+        &self.facts
+    }
+
+    pub fn store(&self) -> Option<&str> {
+        self.store.as_deref()
+    }
+
+    /// The directory, if it is that of a site that has joined; what is said of its cluster now is kept there.
+    fn joined(&self) -> Result<Option<PathBuf>, Failure> {
+        let Some(dir) = &self.dir else { return Ok(None) };
+        let kubernetes = self.site_file()?.kubernetes;
+        Ok(tombolo_agent::rejoin(dir, kubernetes).map_err(told)?.then(|| dir.clone()))
+    }
+}
+
 impl SlurmOptions {
     fn config(&self) -> Option<SlurmConfig> {
         let SlurmOptions { slurm, partition, account, options } = self;
@@ -142,7 +166,14 @@ pub async fn run(args: Agent) -> Result<(), Failure> {
     match args.verb {
         Verb::Run(args) => run_agent(&home, args.dir, args.running).await,
         Verb::Join(args) => {
-            let Join { address, join_token, name, place } = *args;
+            let Join { address, join_token, name, or_run, place } = *args;
+            if or_run && let Some(dir) = place.joined()? {
+                return run_agent(&home, dir, place.running).await;
+            }
+            let join_token = join_token.ok_or_else(|| {
+                Failure::usage("there is no token to join with")
+                    .hint("make one with tombolo site token, and give it with --token")
+            })?;
             let address = if address.contains("://") { address } else { format!("http://{address}") };
             add(&home, address, join_token, name, place).await
         }
@@ -173,7 +204,7 @@ async fn join(
     name: Option<SiteId>,
     args: &Place,
 ) -> Result<PathBuf, Failure> {
-    let file = args.site_file.as_deref().map(SiteFile::load).transpose()?.unwrap_or_default();
+    let file = args.site_file()?;
     let id = match (&name, &file.name) {
         (Some(name), _) => name.clone(),
         (None, Some(name)) => {
@@ -211,6 +242,7 @@ async fn join(
         encrypt: args.encrypt.unwrap_or_default(),
         store_key: args.store_key.clone(),
         slurm,
+        kubernetes: file.kubernetes,
     };
     let config = tombolo_agent::join(options).await.map_err(told)?;
     eprintln!("site {id} has joined; it is in {}", dir.display());

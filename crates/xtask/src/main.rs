@@ -6,6 +6,7 @@ mod bench;
 mod find;
 mod fuzz;
 mod generated;
+mod image;
 mod needs;
 mod process;
 mod test;
@@ -17,7 +18,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Tombolo's own tooling: tests, house rules, generated files, benchmarks")]
+#[command(
+    name = "cargo xtask",
+    about = "Tombolo's own tooling: tests, house rules, generated files, benchmarks, the image"
+)]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -35,6 +39,8 @@ enum Task {
     Schema(generated::Args),
     /// Look for inputs that break what reads others' bytes
     Fuzz(fuzz::Args),
+    /// Make the runner's default image, as an archive that container engines load
+    Image(image::Args),
     /// Run a benchmark beside its peers, and record its result in docs/benchmarks.json and .md
     Bench(bench::Args),
     /// A benchmark's load, at an even pace
@@ -50,6 +56,7 @@ fn main() -> ExitCode {
         Task::Openapi(args) => generated::run(&root, generated::OPENAPI, &args),
         Task::Schema(args) => generated::run(&root, generated::SCHEMA, &args),
         Task::Fuzz(args) => fuzz::run(&root, &args),
+        Task::Image(args) => image::run(&root, &args),
         Task::Bench(args) => bench::run(&root, &args),
         Task::Load(args) => bench::load::run(&args),
     };

@@ -14,7 +14,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Child;
 use tombolo_core::sync::{Order, Outcome};
 
-use super::slurm::{Job, Slurm};
+use super::kubernetes::{self, Kubernetes};
+use super::scheduled::Scheduled;
+use super::slurm::Slurm;
 use crate::shim::placement::Placement;
 use crate::shim::process;
 
@@ -26,6 +28,8 @@ pub enum Launcher {
     Process(Vec<OsString>),
     /// As a job of a Slurm cluster.
     Slurm(Slurm),
+    /// As a Job of a Kubernetes cluster.
+    Kubernetes(Kubernetes),
 }
 
 /// A shim as its driver sees it.
@@ -34,7 +38,8 @@ pub enum Shim {
     Child(Child),
     /// A process that an earlier agent started; it ends unheard.
     Stranger,
-    Job(Job),
+    /// One that the site's own scheduler runs.
+    Scheduled(Scheduled),
 }
 
 /// What a watcher is woken with.
@@ -53,7 +58,8 @@ impl Launcher {
     pub fn start(&self, placement: &Placement, order: &Order, secrets: &[u8]) -> io::Result<Shim> {
         match self {
             Launcher::Process(command) => spawn(command, placement, secrets).map(Shim::Child),
-            Launcher::Slurm(slurm) => slurm.start(placement, order, secrets).map(Shim::Job),
+            Launcher::Slurm(slurm) => slurm.start(placement, order, secrets).map(Shim::Scheduled),
+            Launcher::Kubernetes(cluster) => cluster.start(placement, order, secrets).map(Shim::Scheduled),
         }
     }
 
@@ -61,13 +67,33 @@ impl Launcher {
     pub fn found(&self, placement: &Placement) -> Option<Shim> {
         match self {
             Launcher::Process(_) => placement.is_locked().unwrap_or(false).then_some(Shim::Stranger),
-            Launcher::Slurm(slurm) => slurm.found(placement).map(Shim::Job),
+            Launcher::Slurm(slurm) => slurm.found(placement).map(Shim::Scheduled),
+            Launcher::Kubernetes(cluster) => cluster.found(placement).map(Shim::Scheduled),
         }
     }
 
     /// Whether what a shim is held to, processors and memory, is seen to by the site.
     pub fn limits(&self) -> bool {
-        matches!(self, Launcher::Slurm(_))
+        !matches!(self, Launcher::Process(_))
+    }
+
+    /// How shims reach the agent's machine, where they are on others.
+    pub fn host(&self) -> Option<String> {
+        match self {
+            Launcher::Process(_) => None,
+            Launcher::Slurm(_) => Some(crate::shim::host()),
+            Launcher::Kubernetes(cluster) => Some(cluster.address()),
+        }
+    }
+
+    /// At which port of that machine workloads log, where it can't be any.
+    pub fn tracking_port(&self) -> Option<u16> {
+        matches!(self, Launcher::Kubernetes(_)).then_some(kubernetes::TRACKING_PORT)
+    }
+
+    /// Whether a shim runs within the image that its workload asks for.
+    pub fn contains(&self) -> bool {
+        matches!(self, Launcher::Kubernetes(_))
     }
 
     /// After the wish to stop was written down: tells a shim that is alive, and keeps one from starting.
@@ -80,6 +106,7 @@ impl Launcher {
                 }
             }
             Launcher::Slurm(slurm) => slurm.stop(placement),
+            Launcher::Kubernetes(cluster) => cluster.stop(placement),
         }
     }
 
@@ -90,6 +117,7 @@ impl Launcher {
                 command.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default()
             }
             Launcher::Slurm(_) => "by sbatch".to_owned(),
+            Launcher::Kubernetes(_) => "as a Job".to_owned(),
         }
     }
 }
@@ -108,7 +136,7 @@ impl Shim {
                 tokio::time::sleep(LOOK_EVERY).await;
                 News::Gone
             }
-            Shim::Job(job) => job.news().await,
+            Shim::Scheduled(job) => job.news().await,
         }
     }
 
@@ -116,7 +144,7 @@ impl Shim {
     pub fn fate(&self) -> Option<Outcome> {
         match self {
             Shim::Child(_) | Shim::Stranger => None,
-            Shim::Job(job) => job.fate(),
+            Shim::Scheduled(job) => job.fate(),
         }
     }
 

@@ -4,7 +4,10 @@
 //! ([`launch`]).
 
 mod discarded;
+pub mod kubernetes;
 mod launch;
+mod scheduled;
+mod shared;
 pub mod slurm;
 mod watch;
 
@@ -310,8 +313,9 @@ impl Driver {
             logs: LogLimits::default(),
             wake: self.inner.wake.clone(),
             lease: order.spec.failover_after.map(|_| lease::path(site_dir)),
-            host: self.inner.launcher.limits().then(crate::shim::host),
+            host: self.inner.launcher.host(),
             limited: self.inner.launcher.limits(),
+            contained: self.inner.launcher.contains(),
         };
         fs::DirBuilder::new()
             .recursive(true)

@@ -6,6 +6,7 @@
 
 mod commit;
 mod files;
+mod forward;
 mod import;
 mod inner;
 mod inspect;
@@ -115,9 +116,10 @@ fn enter(dir: &Path) -> io::Result<()> {
     if progress.finish.is_some() {
         return Ok(());
     }
-    let secrets = read_secrets(io::stdin().lock(), &order)?;
-    // Open already where they were in a file.
-    let _ = std::fs::remove_file(placement.secrets_file());
+    let secrets = match placement.take_secrets()? {
+        Some(file) => read_secrets(file, &order)?,
+        None => read_secrets(io::stdin().lock(), &order)?,
+    };
     let Some(secrets) = secrets else { return Ok(()) };
     let private = secrets.values().chain(order.env.get(tracking::TOKEN_VARIABLE)).map(String::as_str);
     let log = LogWriter::open(dir, order.logs, Redactor::new(private))?;
@@ -204,8 +206,10 @@ impl Shim {
             let why = format!("the secret {name} was not given\nhint: tombolo secret set {name}");
             return Ok(Finish::without_running(Outcome::Unprepared { why }, now()));
         }
-        if let Some(image) = &self.order.order.spec.image {
-            let why = format!("a host site runs no containers, and the image {image} is asked for\nhint: use `python`");
+        if let Some(image) = &self.order.order.spec.image
+            && !self.order.contained
+        {
+            let why = format!("this site runs no containers, and the image {image} is asked for\nhint: use `python`");
             return Ok(Finish::without_running(Outcome::Unprepared { why }, now()));
         }
         let prepared = match prepare::prepare(self) {

@@ -8,6 +8,7 @@
 //!   stop          exists when stop was asked for
 //!   secrets       what a shim gets on stdin, where its driver can't hold a pipe to it; removed by the shim
 //!   slurm.job     the job's number, where the shim is a job of Slurm; written by the driver
+//!   kubernetes.job  the Job's name, where the shim is one of a Kubernetes cluster; written by the driver
 //!   log, log.*    what the command printed
 //!   shim.err      what the shim itself printed to stderr, normally nothing
 //!   code/         the command's working directory, with inputs/ and outputs/ in it
@@ -63,6 +64,9 @@ pub struct ShimOrder {
     /// Whether the site itself holds the command to its processors and memory.
     #[serde(default)]
     pub limited: bool,
+    /// Whether the shim runs within the image that the workload asks for.
+    #[serde(default)]
+    pub contained: bool,
     /// Where the site's last contact is noted, for workloads that may be started elsewhere; see [`crate::lease`].
     #[serde(default)]
     pub lease: Option<PathBuf>,
@@ -229,8 +233,26 @@ impl Placement {
         self.dir.join("unleased").exists()
     }
 
-    /// Secrets lie in a file where a shim can't be given them through a pipe; whoever starts reads and removes it.
-    pub fn secrets_file(&self) -> PathBuf {
+    /// Keeps secrets in a file, where a shim can't be given them through a pipe.
+    pub fn keep_secrets(&self, secrets: &[u8]) -> io::Result<()> {
+        // One that was there may have had another mode.
+        absent_is_fine(fs::remove_file(self.secrets_file()))?;
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.secrets_file())?.write_all(secrets)
+    }
+
+    /// The secrets that were kept, which are then gone.
+    pub fn take_secrets(&self) -> io::Result<Option<File>> {
+        match File::open(self.secrets_file()) {
+            Ok(file) => {
+                absent_is_fine(fs::remove_file(self.secrets_file()))?;
+                Ok(Some(file))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn secrets_file(&self) -> PathBuf {
         self.dir.join("secrets")
     }
 

@@ -23,7 +23,7 @@ use tombolo_core::time::Millis;
 use super::commit::CHECKPOINTED;
 use super::placement::{Durable, Event, Session, ShimOrder};
 use super::prepare::Prepared;
-use super::{Shim, Stage, Wake, files, import, process, ready, sql};
+use super::{Shim, Stage, Wake, files, forward, import, process, ready, sql};
 use crate::cgroup::{self, Group};
 use crate::clock::now;
 use crate::lease::{self, Silence};
@@ -331,7 +331,12 @@ impl Running<'_> {
             self.shim.log.say(&format!("this machine has no address that the agent's can reach: {error}"));
             Ipv4Addr::LOCALHOST.into()
         });
-        let address = SocketAddr::from((host, self.port.unwrap_or_default())).to_string();
+        let port = self.port.unwrap_or_default();
+        let address = forward::reachable(host, port).unwrap_or_else(|error| {
+            self.shim.log.say(&format!("it listens on this machine's loopback alone, and can't be reached: {error}"));
+            SocketAddr::from((host, port))
+        });
+        let address = address.to_string();
         self.shim.log.say(&format!("ready at {address}"));
         if let Err(error) = self.shim.append(&Event::Ready { at: now(), address }, Durable::No) {
             crate::logs::mutter(&format!("that the service is ready can't be written down: {error}"));

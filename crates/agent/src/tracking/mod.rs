@@ -90,9 +90,13 @@ pub async fn serve(
     key: SigningKey,
     line: watch::Receiver<Option<Connection>>,
     host: Option<&str>,
+    port: Option<u16>,
 ) -> io::Result<Address> {
     let ip = if host.is_some() { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
-    let listener = listen(&site_dir.join(PORT_FILE), ip).await?;
+    let listener = match port {
+        Some(port) => TcpListener::bind((ip, port)).await?,
+        None => listen(&site_dir.join(PORT_FILE), ip).await?,
+    };
     let bound = listener.local_addr()?;
     let at = host.map_or(bound.to_string(), |host| format!("{host}:{}", bound.port()));
     let address = Address { site, at, key: key.clone() };

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use clap::Args;
 use serde::Deserialize;
+use tombolo_agent::driver::kubernetes::KubernetesConfig;
 use tombolo_api::project::size;
 use tombolo_core::site::{Labels, Prices};
 use tombolo_core::{Name, Resources};
@@ -110,6 +111,8 @@ pub struct SiteFile {
     pub gpus: BTreeMap<Name, u32>,
     /// Whether `image:` workloads can run there.
     pub containers: bool,
+    /// How its pods are made, where the site is a Kubernetes cluster.
+    pub kubernetes: Option<KubernetesConfig>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -3,6 +3,7 @@
 mod add;
 mod drain;
 pub mod facts;
+mod kubernetes;
 mod link;
 mod list;
 mod revoke;
@@ -34,7 +35,7 @@ pub struct Site {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make this machine, or the Slurm cluster that it belongs to, a site
+    /// Make this machine, the Slurm cluster that it belongs to, or a Kubernetes cluster a site
     Add(Box<add::Add>),
     /// List sites
     Ls(list::Ls),

@@ -1,8 +1,7 @@
 //! The one place that talks to Slurm: however many jobs there are, one question about all of them at a time.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -13,8 +12,9 @@ use tokio::sync::{Notify, OnceCell, Semaphore, SemaphorePermit, watch};
 use tombolo_core::spec::WorkloadSpec;
 use tombolo_core::sync::Outcome;
 
-use super::words::{self, Asked, Nodes, Queued, Stands};
+use super::words::{self, Asked, Nodes, Queued};
 use super::{SlurmConfig, mark};
+use crate::driver::scheduled::{self, Stands};
 use crate::shim::placement::Placement;
 
 /// How often the queue is looked at while jobs are in it. How a command runs and ends is told by its shim, without delay.
@@ -95,7 +95,7 @@ impl Desk {
 
     fn say(&self, number: u64, stands: Stands) {
         if let Some(job) = self.jobs().tracked.get(&number) {
-            job.tell(stands);
+            scheduled::tell(&job.stands, stands);
         }
     }
 
@@ -148,29 +148,21 @@ impl Desk {
 
     fn ended(&self, number: u64, known: Option<&Queued>) {
         if let Some(job) = self.jobs().tracked.get(&number) {
-            job.tell(match known.map(|known| words::stands(known, &job.asked)) {
-                Some(over @ Stands::Over(_)) => over,
-                _ => Stands::Over(None),
-            });
+            scheduled::tell(
+                &job.stands,
+                match known.map(|known| words::stands(known, &job.asked)) {
+                    Some(over @ Stands::Over(_)) => over,
+                    _ => Stands::Over(None),
+                },
+            );
         }
     }
 
     fn saw(&self, number: u64, seen: &Queued) {
         if let Some(job) = self.jobs().tracked.get_mut(&number) {
             job.id = Some(Some(seen.id));
-            job.tell(words::stands(seen, &job.asked));
+            scheduled::tell(&job.stands, words::stands(seen, &job.asked));
         }
-    }
-}
-
-impl Tracked {
-    /// Wakes nobody where nothing has changed.
-    fn tell(&self, stands: Stands) {
-        self.stands.send_if_modified(|now| {
-            let changed = *now != stands;
-            *now = stands;
-            changed
-        });
     }
 }
 
@@ -279,15 +271,11 @@ impl Submission {
         sbatch.args(words::options(&self.config, &self.spec, nodes)).arg(format!("--job-name={}", self.name));
         sbatch.arg("--chdir=/").arg("--output=/dev/null").arg("--open-mode=append");
         sbatch.arg(format!("--error={}", escaped(&self.placement.shim_err())));
-        let input = match &self.secrets {
-            Some(secrets) => {
-                let file = self.placement.secrets_file();
-                keep_secrets(&file, secrets).map_err(|error| format!("{}: {error}", file.display()))?;
-                escaped(&file)
-            }
-            None => "/dev/null".to_owned(),
-        };
-        sbatch.arg(format!("--input={input}"));
+        sbatch.arg("--input=/dev/null");
+        if let Some(secrets) = &self.secrets {
+            let kept = self.placement.keep_secrets(secrets);
+            kept.map_err(|error| format!("the secrets can't be kept in {}: {error}", dir.display()))?;
+        }
         // The mark first: whoever finds it looks for the job.
         std::fs::write(mark(&self.placement), b"").map_err(|error| format!("{}: {error}", dir.display()))?;
         let printed = run(sbatch, Some(self.script.as_bytes())).await?;
@@ -298,15 +286,6 @@ impl Submission {
 /// In names of files Slurm replaces what stands behind `%`.
 fn escaped(path: &std::path::Path) -> String {
     path.display().to_string().replace('%', "%%")
-}
-
-fn keep_secrets(file: &std::path::Path, secrets: &[u8]) -> io::Result<()> {
-    // One that was there may have had another mode.
-    match std::fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?.write_all(secrets)
 }
 
 /// Takes a job that waits out of the queue, and has one that runs told; said until it is heard.

@@ -9,6 +9,7 @@ use tombolo_core::spec::WorkloadSpec;
 use tombolo_core::sync::Outcome;
 
 use super::SlurmConfig;
+use crate::driver::scheduled::Stands;
 
 /// The columns that are asked of `squeue`: the number, the state, the time that is left, the time limit, the reason, the
 /// name. The name is ours and last.
@@ -61,18 +62,6 @@ impl Asked {
         let signalled_s = self.signal_s + EARLY_S;
         self.service && limit_s >= signalled_s + signalled_s / 2 && left_s <= signalled_s + RENEW_S.min(limit_s / 8)
     }
-}
-
-/// What a state of Slurm's means for a shim.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Stands {
-    Waits(String),
-    /// It has its processors.
-    Has,
-    /// The same, and not for long.
-    Ends(String),
-    /// It is over; what Slurm says of its end, where that isn't for the shim to say.
-    Over(Option<Outcome>),
 }
 
 /// A line of `squeue`; none where it is another kind of line, such as a warning, or an element of somebody's array.

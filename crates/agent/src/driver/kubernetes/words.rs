@@ -1,0 +1,256 @@
+//! What a cluster says of a shim's Job and pod, as it is to be understood.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ContainerState, Event, Pod};
+use tombolo_core::sync::Outcome;
+
+use super::job::CONTAINER;
+use crate::driver::scheduled::Stands;
+
+/// Reasons for which a container waits that no time mends.
+const NEVER_STARTS: [&str; 3] = ["InvalidImageName", "CreateContainerConfigError", "ErrImageNeverPull"];
+const NOT_PULLED: [&str; 3] = ["ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"];
+/// What registries and runtimes say where the image isn't there or may not be had, in small letters.
+const NO_IMAGE: [&str; 7] = [
+    "not found",
+    "manifest unknown",
+    "does not exist",
+    "unauthorized",
+    "authorization failed",
+    "pull access denied",
+    "invalid reference format",
+];
+/// Why something can't be placed or made, by the names of events.
+const WARNINGS: [&str; 3] = ["FailedCreate", "FailedScheduling", "FailedMount"];
+
+/// What a placement was submitted with, as far as its states are to be understood.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    pub memory_bytes: u64,
+}
+
+/// How a Job and its pod stand; either may not have been seen, or be gone.
+pub fn stands(job: Option<&Job>, pod: Option<&Pod>, asked: &Asked) -> Stands {
+    match (job, pod) {
+        (_, Some(pod)) => of_pod(pod, asked),
+        (Some(job), None) => of_job(job),
+        (None, None) => Stands::Over(None),
+    }
+}
+
+fn of_job(job: &Job) -> Stands {
+    let spec = job.spec.as_ref();
+    if spec.and_then(|spec| spec.suspend) == Some(true) {
+        let labels = job.metadata.labels.iter().flatten();
+        let queue = labels.into_iter().find(|(label, _)| label.starts_with("kueue.")).map(|(_, queue)| queue);
+        return Stands::Waits(match queue {
+            Some(queue) => format!("its Job waits in the queue {queue}"),
+            None => "its Job is suspended".to_owned(),
+        });
+    }
+    let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let ended = conditions.into_iter().find(|one| one.status == "True" && matches!(&*one.type_, "Failed" | "Complete"));
+    match ended {
+        // The pod that it had is gone.
+        Some(ended) if ended.type_ == "Failed" => {
+            let why = ended.message.clone().or_else(|| ended.reason.clone()).unwrap_or_default();
+            Stands::Over(Some(Outcome::Evicted { why: format!("its pod was deleted: {why}") }))
+        }
+        Some(_) => Stands::Over(None),
+        None if job.metadata.deletion_timestamp.is_some() => Stands::Over(None),
+        None => Stands::Waits("its Job has no pod yet".to_owned()),
+    }
+}
+
+fn of_pod(pod: &Pod, asked: &Asked) -> Stands {
+    let status = pod.status.as_ref();
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let statuses = status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let state = statuses.into_iter().find(|one| one.name == CONTAINER).and_then(|one| one.state.as_ref());
+    match status.and_then(|status| status.phase.as_deref()).unwrap_or("Pending") {
+        "Pending" => waits(pod, state),
+        "Succeeded" | "Failed" => Stands::Over(ended(pod, name, state, asked)),
+        // `Unknown` too: the node doesn't answer, and what runs there may be well.
+        _ => Stands::Has,
+    }
+}
+
+fn waits(pod: &Pod, state: Option<&ContainerState>) -> Stands {
+    if let Some(waiting) = state.and_then(|state| state.waiting.as_ref())
+        && let Some(reason) = &waiting.reason
+    {
+        let said = waiting.message.clone().unwrap_or_default();
+        let image = pod.spec.as_ref().and_then(|spec| spec.containers.first()).and_then(|one| one.image.clone());
+        let image = image.unwrap_or_default();
+        let pulled = !NOT_PULLED.contains(&&**reason);
+        let small = said.to_lowercase();
+        if NEVER_STARTS.contains(&&**reason) || (!pulled && NO_IMAGE.iter().any(|word| small.contains(word))) {
+            let why = format!(
+                "its pod can't start with the image {image}: {said} ({reason})\nhint: name an image that the cluster's nodes can \
+                 pull (`image:`), with its registry and tag; registries that ask for a password need `pull_secrets` in the site file"
+            );
+            return Stands::Over(Some(Outcome::Unprepared { why }));
+        }
+        if !pulled {
+            return Stands::Waits(format!("its pod can't get the image {image}: {said} ({reason})"));
+        }
+        return Stands::Waits(match &**reason {
+            "ContainerCreating" => "its pod is being made".to_owned(),
+            _ => format!("its pod waits: {said} ({reason})"),
+        });
+    }
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let unplaced = conditions.into_iter().find(|one| one.type_ == "PodScheduled" && one.status == "False");
+    match unplaced.and_then(|one| one.message.clone().or_else(|| one.reason.clone())) {
+        Some(why) => Stands::Waits(format!("no node takes its pod: {why}")),
+        None => Stands::Waits("its pod waits for a node".to_owned()),
+    }
+}
+
+/// What the cluster knows of a pod's end that its shim can't have written down.
+fn ended(pod: &Pod, name: &str, state: Option<&ContainerState>, asked: &Asked) -> Option<Outcome> {
+    let status = pod.status.as_ref()?;
+    let terminated = state.and_then(|state| state.terminated.as_ref());
+    if terminated.and_then(|one| one.reason.as_deref()) == Some("OOMKilled") {
+        return Some(Outcome::OutOfMemory { limit_bytes: asked.memory_bytes });
+    }
+    let disrupted =
+        status.conditions.iter().flatten().find(|one| one.type_ == "DisruptionTarget" && one.status == "True");
+    let said = |message: &Option<String>, reason: &Option<String>| {
+        message.clone().or_else(|| reason.clone()).unwrap_or_else(|| "the cluster gives no reason".to_owned())
+    };
+    if let Some(disrupted) = disrupted {
+        let why = format!("its pod {name} was ended by the cluster: {}", said(&disrupted.message, &disrupted.reason));
+        return Some(Outcome::Evicted { why });
+    }
+    match status.reason.as_deref() {
+        Some("Evicted" | "Preempting" | "Terminated" | "NodeShutdown" | "Shutdown") => {
+            let why = format!("its pod {name} was evicted: {}", said(&status.message, &status.reason));
+            Some(Outcome::Evicted { why })
+        }
+        Some("NodeLost" | "NodeAffinity" | "UnexpectedAdmissionError" | "OutOfcpu" | "OutOfmemory" | "OutOfpods") => {
+            let why = format!("its pod {name} was refused by its node: {}", said(&status.message, &status.reason));
+            Some(Outcome::Evicted { why })
+        }
+        _ if pod.metadata.deletion_timestamp.is_some() => {
+            Some(Outcome::Evicted { why: format!("its pod {name} was deleted") })
+        }
+        _ => {
+            let message = terminated?.message.as_deref()?.trim();
+            // A shim that could say nothing where it should: what the runtime or the shim said instead.
+            (terminated?.exit_code != 0 && !message.is_empty())
+                .then(|| Outcome::Lost { why: format!("its pod {name} ended: {message}") })
+        }
+    }
+}
+
+/// What the newest of these events says of why something has not come to be.
+pub fn warning<'a>(events: impl IntoIterator<Item = &'a Event>) -> Option<String> {
+    let told = events.into_iter().filter(|event| {
+        event.type_.as_deref() == Some("Warning") && event.reason.as_deref().is_some_and(|r| WARNINGS.contains(&r))
+    });
+    let newest = told.max_by_key(|event| {
+        let seen = event.last_timestamp.as_ref().map(|time| time.0);
+        seen.or_else(|| event.metadata.creation_timestamp.as_ref().map(|time| time.0))
+    });
+    newest.and_then(|event| event.message.clone())
+}
+
+/// Whether a refusal may be another one the next time.
+pub fn may_pass(code: u16, message: &str) -> bool {
+    // A quota that is used up now has room when something ends.
+    let quota = code == 403 && message.contains("exceeded quota");
+    quota || code == 409 || code == 429 || code >= 500
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(status: Value) -> Pod {
+        let spec = json!({"containers": [{"name": CONTAINER, "image": "example.org/x:1"}]});
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec, "status": status})).unwrap()
+    }
+
+    fn state(phase: &str, state: Value) -> Value {
+        let container = json!({
+            "name": CONTAINER, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state
+        });
+        json!({"phase": phase, "containerStatuses": [container]})
+    }
+
+    fn of(status: Value) -> Stands {
+        stands(None, Some(&pod(status)), &Asked { memory_bytes: 5 })
+    }
+
+    fn over(stands: Stands) -> Outcome {
+        let Stands::Over(Some(outcome)) = stands else { panic!("{stands:?}") };
+        outcome
+    }
+
+    #[test]
+    fn a_pod_that_waits_says_why_in_the_clusters_words() {
+        let unplaced = json!({"phase": "Pending", "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available"}
+        ]});
+        assert_eq!(of(unplaced), Stands::Waits("no node takes its pod: 0/1 nodes are available".to_owned()));
+        let slow = state("Pending", json!({"waiting": {"reason": "ErrImagePull", "message": "connection refused"}}));
+        assert!(matches!(of(slow), Stands::Waits(why) if why.contains("example.org/x:1") && why.contains("refused")));
+    }
+
+    #[test]
+    fn an_image_that_is_not_there_is_not_waited_for() {
+        for (reason, message) in [("ErrImagePull", "x: Not Found"), ("InvalidImageName", "couldn't parse")] {
+            let status = state("Pending", json!({"waiting": {"reason": reason, "message": message}}));
+            let outcome = over(of(status));
+            assert!(matches!(&outcome, Outcome::Unprepared { why } if why.contains("example.org/x:1")), "{outcome}");
+        }
+    }
+
+    #[test]
+    fn ends_that_are_nobodys_failure_are_told_apart() {
+        let killed = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+        assert_eq!(over(of(state("Failed", killed))), Outcome::OutOfMemory { limit_bytes: 5 });
+        let mut drained = state("Failed", json!({"terminated": {"exitCode": 0}}));
+        drained["conditions"] =
+            json!([{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]);
+        assert!(matches!(over(of(drained)), Outcome::Evicted { why } if why.contains("EvictionByEvictionAPI")));
+        let full = json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory"});
+        assert!(matches!(over(of(full)), Outcome::Evicted { why } if why.contains("low on memory")));
+        let said = json!({"terminated": {"exitCode": 127, "reason": "StartError", "message": "no such file"}});
+        assert!(matches!(over(of(state("Failed", said))), Outcome::Lost { why } if why.contains("no such file")));
+        assert_eq!(of(state("Succeeded", json!({"terminated": {"exitCode": 0}}))), Stands::Over(None));
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_ends_nothing() {
+        assert_eq!(of(json!({"phase": "Unknown"})), Stands::Has);
+        let mut leaving = pod(state("Running", json!({"running": {}})));
+        leaving.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        assert_eq!(stands(None, Some(&leaving), &Asked::default()), Stands::Has);
+    }
+
+    #[test]
+    fn a_job_without_a_pod_waits_or_has_lost_it() {
+        let job = |spec: Value, status: Value| -> Job {
+            let labels = json!({"kueue.x-k8s.io/queue-name": "ml"});
+            let spec = json!({"template": {}, "suspend": spec});
+            serde_json::from_value(json!({"metadata": {"labels": labels}, "spec": spec, "status": status})).unwrap()
+        };
+        let of = |job: Job| stands(Some(&job), None, &Asked::default());
+        assert_eq!(of(job(json!(true), json!({}))), Stands::Waits("its Job waits in the queue ml".to_owned()));
+        assert!(matches!(of(job(json!(false), json!({}))), Stands::Waits(_)));
+        let failed = json!({"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]});
+        assert!(matches!(over(of(job(json!(false), failed))), Outcome::Evicted { .. }));
+        assert_eq!(stands(None, None, &Asked::default()), Stands::Over(None));
+    }
+
+    #[test]
+    fn only_what_can_change_is_tried_again() {
+        assert!(may_pass(403, "jobs is forbidden: exceeded quota: small"));
+        assert!(may_pass(500, "") && may_pass(429, ""));
+        assert!(!may_pass(403, "violates PodSecurity") && !may_pass(422, "") && !may_pass(404, ""));
+    }
+}

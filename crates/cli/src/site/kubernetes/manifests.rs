@@ -1,0 +1,255 @@
+//! What a site is in its cluster, as Kubernetes' objects. The Helm chart in `deploy/helm` makes the same of the same values.
+
+use serde_json::{Value, json};
+use tombolo_agent::driver::kubernetes::{GATEWAY_PORT, KubernetesConfig, SITE_LABEL, TRACKING_PORT};
+use tombolo_core::SiteId;
+
+/// Where the site's directory is, in the agent's pod and in those of workloads.
+pub const SITE_DIR: &str = "/var/lib/tombolo";
+const CONFIG_DIR: &str = "/etc/tombolo";
+/// In the secret with which the site joins.
+const TOKEN_KEY: &str = "token";
+/// Of the agent: 64 MiB for data on its way, and room for the rest.
+const AGENT_MEMORY: &str = "512Mi";
+const AGENT_CPU: &str = "100m";
+
+pub struct Settings<'a> {
+    pub site: &'a SiteId,
+    /// The control plane's API, as pods reach it.
+    pub control: &'a str,
+    pub config: &'a KubernetesConfig,
+    /// The site file that the agent joins with, as YAML.
+    pub site_file: &'a str,
+    /// Of the volume; none where a claim that is there is to be used.
+    pub volume: Option<Volume<'a>>,
+    /// A bucket that is the site's store, and the secret with the variables that lead to it.
+    pub store: Option<(&'a str, Option<&'a str>)>,
+}
+
+pub struct Volume<'a> {
+    /// The cluster's default where none is given.
+    pub class: Option<&'a str>,
+    pub size: &'a str,
+    pub access: &'a str,
+}
+
+/// Of everything that is the agent's, and of the secret that it joins with.
+pub fn name(site: &SiteId) -> String {
+    format!("tombolo-{site}")
+}
+
+/// In the order in which they are applied. The secret with the join token isn't among them: it is made once, and belongs in
+/// no repository.
+pub fn manifests(settings: &Settings) -> Vec<Value> {
+    let Settings { site, config, .. } = settings;
+    let name = name(site);
+    let own = json!({"app.kubernetes.io/name": "tombolo", "app.kubernetes.io/instance": name});
+    let mut labels = own.clone();
+    labels["app.kubernetes.io/managed-by"] = "tombolo".into();
+    let meta = |name: &str| json!({"name": name, "namespace": config.namespace, "labels": labels});
+    let mut all = vec![json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta(&name)})];
+    all.extend(rights(&name, &config.namespace, &meta));
+    if let Some(volume) = &settings.volume {
+        let mut claim = json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta(&config.claim),
+            "spec": {"accessModes": [volume.access], "resources": {"requests": {"storage": volume.size}}}
+        });
+        if let Some(class) = volume.class {
+            claim["spec"]["storageClassName"] = class.into();
+        }
+        all.push(claim);
+    }
+    all.push(json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": meta(&name), "data": {"site.yaml": settings.site_file}
+    }));
+    let port = |name: &str, port: u16| json!({"name": name, "port": port, "targetPort": port, "protocol": "TCP"});
+    all.push(json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": meta(&name),
+        "spec": {
+            "type": "ClusterIP", "selector": own, "ports": [port("endpoints", GATEWAY_PORT), port("tracking", TRACKING_PORT)]
+        }
+    }));
+    all.push(policy(&name, site, &own, &meta));
+    all.push(deployment(settings, &name, &own, &meta));
+    all
+}
+
+/// The least that does, in its own namespace.
+fn rights(name: &str, namespace: &str, meta: &dyn Fn(&str) -> Value) -> [Value; 2] {
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta(name),
+        "rules": [
+            {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "delete", "list", "watch"]},
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+            {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]}
+        ]
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": meta(name),
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}]
+    });
+    [role, binding]
+}
+
+/// Workloads are reached by their agent alone, whose gateway is for everybody.
+fn policy(name: &str, site: &SiteId, agent: &Value, meta: &dyn Fn(&str) -> Value) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta(name),
+        "spec": {
+            "podSelector": {"matchLabels": {SITE_LABEL: site}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": agent}}]}]
+        }
+    })
+}
+
+fn deployment(settings: &Settings, name: &str, own: &Value, meta: &dyn Fn(&str) -> Value) -> Value {
+    let Settings { site, control, config, store, .. } = settings;
+    let mut args = vec![
+        "agent".to_owned(),
+        "join".to_owned(),
+        (*control).to_owned(),
+        format!("--name={site}"),
+        format!("--dir={SITE_DIR}"),
+        format!("--site-file={CONFIG_DIR}/site.yaml"),
+        format!("--gateway=0.0.0.0:{GATEWAY_PORT}"),
+        "--or-run".to_owned(),
+    ];
+    args.extend(store.map(|(url, _)| format!("--store={url}")));
+    let token = json!({
+        "name": "TOMBOLO_JOIN_TOKEN",
+        "valueFrom": {"secretKeyRef": {"name": format!("{name}-join"), "key": TOKEN_KEY, "optional": true}}
+    });
+    let mut container = json!({
+        "name": "agent",
+        "image": config.image,
+        "args": args,
+        "env": [token, {"name": "HOME", "value": "/tmp"}],
+        "ports": [
+            {"name": "endpoints", "containerPort": GATEWAY_PORT}, {"name": "tracking", "containerPort": TRACKING_PORT}
+        ],
+        "resources": {
+            "requests": {"cpu": AGENT_CPU, "memory": AGENT_MEMORY}, "limits": {"cpu": "2", "memory": "1Gi"}
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}
+        },
+        "volumeMounts": [
+            {"name": "site", "mountPath": SITE_DIR},
+            {"name": "config", "mountPath": CONFIG_DIR, "readOnly": true},
+            {"name": "tmp", "mountPath": "/tmp"}
+        ]
+    });
+    if let Some(policy) = &config.pull_policy {
+        container["imagePullPolicy"] = policy.as_str().into();
+    }
+    if let Some((_, Some(secret))) = store {
+        container["envFrom"] = json!([{"secretRef": {"name": secret}}]);
+    }
+    let mut security = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
+    if let Some(user) = config.user {
+        for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+            security[field] = user.into();
+        }
+        security["fsGroupChangePolicy"] = "OnRootMismatch".into();
+    }
+    let pulls: Vec<Value> = config.pull_secrets.iter().map(|name| json!({"name": name})).collect();
+    let mut pod = json!({
+        "serviceAccountName": name,
+        "securityContext": security,
+        "containers": [container],
+        "volumes": [
+            {"name": "site", "persistentVolumeClaim": {"claimName": config.claim}},
+            {"name": "config", "configMap": {"name": name}},
+            {"name": "tmp", "emptyDir": {}}
+        ]
+    });
+    if !pulls.is_empty() {
+        pod["imagePullSecrets"] = pulls.into();
+    }
+    if !config.node_selector.is_empty() {
+        pod["nodeSelector"] = json!(config.node_selector);
+    }
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(name),
+        "spec": {
+            "replicas": 1,
+            // Two agents would wait for one lock.
+            "strategy": {"type": "Recreate"},
+            "selector": {"matchLabels": own},
+            "template": {"metadata": {"labels": own}, "spec": pod}
+        }
+    })
+}
+
+/// The secret that the agent joins with, once.
+pub fn secret(site: &SiteId, namespace: &str, token: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {"name": format!("{}-join", name(site)), "namespace": namespace},
+        "stringData": {TOKEN_KEY: token}
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(change: impl FnOnce(&mut KubernetesConfig)) -> Vec<Value> {
+        let site = SiteId::new("cloud").unwrap();
+        let mut config = KubernetesConfig { namespace: "ml".to_owned(), claim: "c".to_owned(), ..Default::default() };
+        change(&mut config);
+        let volume = Some(Volume { class: Some("fast"), size: "50Gi", access: "ReadWriteMany" });
+        let settings = Settings {
+            site: &site,
+            control: "https://control.example",
+            config: &config,
+            site_file: "name: cloud\n",
+            volume,
+            store: Some(("s3://b/p", Some("bucket"))),
+        };
+        manifests(&settings)
+    }
+
+    fn of<'a>(all: &'a [Value], kind: &str) -> &'a Value {
+        all.iter().find(|one| one["kind"] == kind).unwrap()
+    }
+
+    #[test]
+    fn everything_is_in_the_sites_namespace_and_named_after_it() {
+        let all = made(|_| {});
+        for one in &all {
+            assert_eq!(one["metadata"]["namespace"], "ml", "{one}");
+            let name = one["metadata"]["name"].as_str().unwrap();
+            assert!(name == "tombolo-cloud" || one["kind"] == "PersistentVolumeClaim", "{name}");
+        }
+        assert!(!all.iter().any(|one| one["kind"].as_str().unwrap().starts_with("Cluster")));
+        assert!(!serde_json::to_string(&all).unwrap().contains("stringData"));
+    }
+
+    #[test]
+    fn the_agents_pod_is_as_the_restricted_profile_asks() {
+        let all = made(|config| config.user = Some(10001));
+        let pod = &of(&all, "Deployment")["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["fsGroup"], 10001);
+        let container = &pod["containers"][0];
+        assert_eq!(container["securityContext"]["capabilities"]["drop"][0], "ALL");
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        assert_eq!(container["envFrom"][0]["secretRef"]["name"], "bucket");
+        assert_eq!(of(&all, "PersistentVolumeClaim")["spec"]["storageClassName"], "fast");
+        // Where the cluster gives a user, none is named.
+        let pod = &of(&made(|_| {}), "Deployment")["spec"]["template"]["spec"];
+        assert!(pod["securityContext"]["runAsUser"].is_null() && pod["nodeSelector"].is_null());
+    }
+
+    #[test]
+    fn rights_are_no_more_than_are_used() {
+        let all = made(|_| {});
+        let rules = of(&all, "Role")["rules"].as_array().unwrap();
+        let verbs: Vec<&str> =
+            rules.iter().flat_map(|rule| rule["verbs"].as_array().unwrap()).map(|v| v.as_str().unwrap()).collect();
+        assert_eq!(verbs, ["create", "delete", "list", "watch", "list", "watch", "list"]);
+    }
+}
