@@ -196,6 +196,7 @@ mod tests {
             encrypt: Encrypt::default(),
             store_key: None,
             slurm: None,
+            kubernetes: None,
         }
     }
 

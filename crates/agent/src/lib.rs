@@ -130,6 +130,7 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     let (wakes, woken) = mpsc::channel(mind::WAKES_MAX);
     let launcher = launcher(&config, &layout.0, options.shim_command).await?;
     let (host, tracking_port) = (launcher.host(), launcher.tracking_port());
+    let in_cluster = host.clone().filter(|_| tracking_port.is_some());
     let driver = driver::Driver::new(site.clone(), &layout.0, store_key.clone(), launcher, seen(&wakes));
     let driver = Arc::new(driver);
     let (line, line_seen) = watch::channel(None);
@@ -147,7 +148,11 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
         Some(address) => AgentError::Gateway { address, source },
         None => config::io(&layout.0, source),
     })?;
-    let gateway_address = listener.local_addr().map_err(|source| config::io(&layout.0, source))?;
+    let mut gateway_address = listener.local_addr().map_err(|source| config::io(&layout.0, source))?;
+    // Behind an address that stays when the agent's own changes.
+    if let Some(ip) = in_cluster.as_deref().and_then(|host| host.parse().ok()) {
+        gateway_address.set_ip(ip);
+    }
     let gateway = gateway::Gateway::new(
         site.clone(),
         &layout.0,

@@ -193,6 +193,7 @@ mod tests {
             store: None,
             store_key: None,
             slurm: None,
+            kubernetes: None,
         };
         let store = Arc::new(Store::open(dir.path().join("store"), StoreOptions::default()).unwrap());
         let (wakes, mut woken) = mpsc::channel(100);

@@ -108,12 +108,16 @@ pub fn cache_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
+pub fn is_root() -> Result<bool> {
+    Ok(output(command("id").arg("-u"))?.trim() == "0")
+}
+
 /// Installs Debian packages, after saying so. Needs root, by being it or through sudo that asks nothing.
 pub fn apt_install(packages: &[&str]) -> Result<()> {
     if which("apt-get").is_none() {
         bail!("there is no apt-get here to install {} with; please install the like", packages.join(", "));
     }
-    let root = output(command("id").arg("-u"))?.trim() == "0";
+    let root = is_root()?;
     let prefix: &[&str] = if root { &[] } else { &["sudo", "-n"] };
     println!("installing with apt-get{}: {}", if root { "" } else { " (through sudo)" }, packages.join(" "));
     let apt = |args: &[&str]| {

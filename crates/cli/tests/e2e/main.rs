@@ -16,6 +16,7 @@ mod golden;
 mod hybrid;
 mod imports;
 mod kills;
+mod kubernetes;
 mod limits;
 mod moves;
 mod net;

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -33,6 +34,8 @@ pub struct World {
     /// What the control plane and the agents, though no other command, find in their environment.
     env: Vec<(String, OsString)>,
     net: Option<Apart>,
+    /// Where marks are, if not beside everything else.
+    marks: Option<PathBuf>,
 }
 
 /// What a command came to.
@@ -50,7 +53,30 @@ impl World {
         let agents = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let listen = ["127.0.0.1:0".to_owned(), agents];
         let (agents, server_args, env) = (BTreeMap::new(), Vec::new(), Vec::new());
-        World { dir, server: None, listen, agents, server_args, env, net: None }
+        World { dir, server: None, listen, agents, server_args, env, net: None, marks: None }
+    }
+
+    /// A control plane without sites at an address of this machine that others reach.
+    pub fn start_at(ip: &str, env: Vec<(String, OsString)>) -> World {
+        let mut world = World::empty();
+        let agents = UdpSocket::bind((ip, 0)).unwrap().local_addr().unwrap().to_string();
+        world.listen = [format!("{ip}:0"), agents];
+        world.env = env;
+        world.start_server();
+        world
+    }
+
+    /// From now on marks are in a directory that anybody may write to; which.
+    pub fn share_marks(&mut self) -> PathBuf {
+        let dir = self.path("shared");
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        let marks = dir.join("marks");
+        // Whoever comes first would be the only one who may add to it.
+        fs::write(&marks, "").unwrap();
+        fs::set_permissions(&marks, fs::Permissions::from_mode(0o666)).unwrap();
+        self.marks = Some(marks);
+        dir
     }
 
     /// A control plane with a relay, and two sites, `a` and `b`, that reach it and not each other.
@@ -256,8 +282,8 @@ impl World {
         dir.display().to_string()
     }
 
-    fn marks(&self) -> PathBuf {
-        self.path("marks")
+    pub fn marks(&self) -> PathBuf {
+        self.marks.clone().unwrap_or_else(|| self.path("marks"))
     }
 
     /// The marks of a stage, in order.
@@ -275,7 +301,7 @@ impl World {
 
     /// Lets stages go that wait for a file of this name beside the marks.
     pub fn let_go(&self, name: &str) {
-        fs::write(self.path(name), "").unwrap();
+        fs::write(self.marks().with_file_name(name), "").unwrap();
     }
 
     /// Submits without waiting; the run's name.

@@ -27,6 +27,8 @@ use layer::{Content, Kind, Member};
 use name::Name;
 use steps::Steps;
 
+const TAG: &str = concat!("tombolo:", env!("CARGO_PKG_VERSION"));
+
 #[derive(clap::Args)]
 pub struct Args {
     /// The program to put in; without it the one that `cargo build --profile dist` made
@@ -36,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// What the image is called once it is loaded
-    #[arg(long, value_name = "NAME:TAG", default_value = concat!("tombolo:", env!("CARGO_PKG_VERSION")))]
+    #[arg(long, value_name = "NAME:TAG", default_value = TAG)]
     tag: Name,
     /// Leave the layers uncompressed: for tries, with a program that is large because it wasn't built to be distributed
     #[arg(long)]
@@ -67,6 +69,12 @@ struct LayerReport {
     made_by: String,
     digest: String,
     bytes: u64,
+}
+
+/// Of one program, quickly, to be tried.
+pub fn of(root: &Path, program: &Path, out: &Path) -> Result<()> {
+    let (binary, out) = (Some(program.to_owned()), Some(out.to_owned()));
+    run(root, &Args { binary, out, tag: TAG.parse()?, uncompressed: true, renew: false, json: false })
 }
 
 pub fn run(root: &Path, args: &Args) -> Result<()> {

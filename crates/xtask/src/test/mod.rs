@@ -3,6 +3,7 @@
 //! All lanes share one build of the whole workspace. Choosing packages by cargo's flags instead would change the
 //! features that dependencies are built with, and so build many of them twice.
 
+pub mod kubernetes;
 mod tally;
 
 use std::io::{BufRead as _, BufReader};
@@ -26,6 +27,9 @@ pub struct Args {
     /// Run only this lane; may be given several times
     #[arg(long, value_enum)]
     lane: Vec<Lane>,
+    /// Build the Kubernetes that its lane needs, if it isn't built; without this the lane is left out then
+    #[arg(long)]
+    kubernetes: bool,
     /// Install nothing: say what is missing and end
     #[arg(long)]
     no_install: bool,
@@ -41,10 +45,12 @@ enum Lane {
     Sim,
     /// Real processes end to end; TOMBOLO_E2E=0 leaves out the tests that install Python packages
     E2e,
+    /// Against a real Kubernetes of one node, which it brings up for as long as it runs
+    Kubernetes,
 }
 
 impl Lane {
-    const ALL: [Lane; 4] = [Lane::Unit, Lane::Doc, Lane::Sim, Lane::E2e];
+    const ALL: [Lane; 5] = [Lane::Unit, Lane::Doc, Lane::Sim, Lane::E2e, Lane::Kubernetes];
 
     fn name(self) -> &'static str {
         match self {
@@ -52,6 +58,7 @@ impl Lane {
             Lane::Doc => "doc",
             Lane::Sim => "sim",
             Lane::E2e => "e2e",
+            Lane::Kubernetes => "kubernetes",
         }
     }
 
@@ -69,7 +76,7 @@ impl Lane {
         let (name, default) = match self {
             Lane::Sim => ("TOMBOLO_SIM_SEEDS", SIM_SEEDS_DEFAULT),
             Lane::E2e => ("TOMBOLO_E2E", "1"),
-            Lane::Unit | Lane::Doc => return None,
+            Lane::Unit | Lane::Doc | Lane::Kubernetes => return None,
         };
         Some((name, std::env::var(name).unwrap_or_else(|_| default.to_owned())))
     }
@@ -83,6 +90,18 @@ struct Program {
     kind: String,
     dir: PathBuf,
     file: PathBuf,
+}
+
+impl Program {
+    /// As `cargo test` would start it.
+    fn command(&self, built: &Built) -> Command {
+        let mut command = process::command(&self.file);
+        command.current_dir(&self.dir).env("CARGO_MANIFEST_DIR", &self.dir).env("CARGO_PKG_NAME", &self.package);
+        command.envs(built.bins.iter().map(|(name, file)| (format!("CARGO_BIN_EXE_{name}"), file)));
+        // What a test that passed says of what it left out is in its output.
+        command.arg("--show-output");
+        command
+    }
 }
 
 /// What cargo has built.
@@ -115,7 +134,10 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         let env = lane.env();
         let with = env.as_ref().map(|(name, value)| format!(" ({name}={value})")).unwrap_or_default();
         heading(&format!("lane {}{with}", lane.name()));
-        let tally = run_lane(root, lane, &built, env)?;
+        let tally = match lane {
+            Lane::Kubernetes => run_kubernetes(root, args.kubernetes || !args.lane.is_empty(), &built)?,
+            _ => run_lane(root, lane, &built, env)?,
+        };
         lanes.push(Ran { lane, tally, took: since.elapsed() });
     }
     let (text, good) = summary(&lanes, began.elapsed());
@@ -201,6 +223,24 @@ fn package_name(dir: &Path) -> Result<String> {
     Ok(if name == "xtask" { name.to_owned() } else { format!("tombolo-{name}") })
 }
 
+/// The tests of the program `e2e` that are about a cluster, one after the other: some take parts of it away for a while.
+fn run_kubernetes(root: &Path, build: bool, built: &Built) -> Result<Tally> {
+    let mut tally = Tally::default();
+    if !build && let Some(why) = kubernetes::lacking(root)? {
+        println!("LEFT OUT: {why}");
+        tally.skipped.push(format!("all against a Kubernetes: {why}"));
+        return Ok(tally);
+    }
+    let program = built.bins.iter().find(|(name, _)| name == "tombolo").context("cargo has built no tombolo")?;
+    let cluster = kubernetes::Cluster::start(root, &program.1)?;
+    let tests = built.tests.iter().find(|test| test.package == "tombolo-cli" && test.name == "e2e");
+    let tests = tests.context("cargo has built no tests of tombolo-cli")?;
+    let mut command = tests.command(built);
+    command.env(kubernetes::VARIABLE, cluster.dir()).args(["--test-threads=1", "kubernetes::"]);
+    follow(command, "tombolo-cli test e2e kubernetes::", &mut tally)?;
+    Ok(tally)
+}
+
 fn run_lane(root: &Path, lane: Lane, built: &Built, env: Option<(&str, String)>) -> Result<Tally> {
     let mut tally = Tally::default();
     if lane == Lane::Doc {
@@ -212,15 +252,8 @@ fn run_lane(root: &Path, lane: Lane, built: &Built, env: Option<(&str, String)>)
     for program in built.tests.iter().filter(|program| Lane::of(&program.package, &program.kind) == lane) {
         let what = format!("{} {} {}", program.package, program.kind, program.name);
         println!("\n-- {what}");
-        let mut command = process::command(&program.file);
-        command
-            .current_dir(&program.dir)
-            .env("CARGO_MANIFEST_DIR", &program.dir)
-            .env("CARGO_PKG_NAME", &program.package);
-        command.envs(built.bins.iter().map(|(name, file)| (format!("CARGO_BIN_EXE_{name}"), file)));
+        let mut command = program.command(built);
         command.envs(env.clone());
-        // What a test that passed says of what it left out is in its output.
-        command.arg("--show-output");
         follow(command, &what, &mut tally)?;
     }
     Ok(tally)
@@ -272,12 +305,12 @@ fn summary(lanes: &[Ran], took: Duration) -> (String, bool) {
     let mut all = Tally::default();
     for lane in Lane::ALL {
         let Some(ran) = lanes.iter().find(|ran| ran.lane == lane) else {
-            text += &format!("  {:<5} not asked for\n", lane.name());
+            text += &format!("  {:<10} not asked for\n", lane.name());
             continue;
         };
         let tally = &ran.tally;
         text += &format!(
-            "  {:<5} {} passed, {} failed, {} skipped in {} programs, {}\n",
+            "  {:<10} {} passed, {} failed, {} skipped in {} programs, {}\n",
             lane.name(),
             tally.passed,
             tally.failed.len(),
@@ -354,7 +387,9 @@ mod tests {
         let fine = [ran(Lane::Unit, tally(5, &[], &["slow: by hand"])), ran(Lane::Sim, tally(2, &[], &[]))];
         let (text, good) = summary(&fine, Duration::from_secs(125));
         assert!(good);
-        for part in ["unit  5 passed, 0 failed, 1 skipped", "e2e   not asked for", "  slow: by hand", "in 2 min 5 s"] {
+        for part in
+            ["unit       5 passed, 0 failed, 1 skipped", "e2e        not asked for", "  slow: by hand", "in 2 min 5 s"]
+        {
             assert!(text.contains(part), "{part} isn't in\n{text}");
         }
         assert!(text.ends_with("\n7 passed, 0 failed, 1 skipped"), "{text}");

@@ -1,6 +1,7 @@
 //! The Job that a placement's shim becomes, as data.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
@@ -65,13 +66,13 @@ pub fn name(run: &str, stage: &str, epoch: u64, nonce: &str) -> String {
 }
 
 /// Random, in a Job's name.
-pub fn nonce() -> std::io::Result<String> {
+pub fn nonce() -> io::Result<String> {
     let mut bytes = [0; NONCE_CHARS / 2];
-    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(data_encoding::HEXLOWER.encode(&bytes))
 }
 
-pub fn job(making: &Making) -> Job {
+pub fn job(making: &Making) -> io::Result<Job> {
     let Making { name, site, config, spec, .. } = making;
     let mut labels = BTreeMap::from([
         ("app.kubernetes.io/managed-by".to_owned(), "tombolo".to_owned()),
@@ -82,12 +83,12 @@ pub fn job(making: &Making) -> Job {
     ]);
     let template = PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels.clone()), ..ObjectMeta::default() }),
-        spec: Some(pod(making)),
+        spec: Some(pod(making)?),
     };
     if let Some(queue) = &config.queue {
         labels.insert(QUEUE_LABEL.to_owned(), queue.clone());
     }
-    Job {
+    Ok(Job {
         metadata: ObjectMeta {
             name: Some(name.clone()),
             namespace: Some(config.namespace.clone()),
@@ -108,10 +109,10 @@ pub fn job(making: &Making) -> Job {
             ..JobSpec::default()
         }),
         status: None,
-    }
+    })
 }
 
-fn pod(making: &Making) -> PodSpec {
+fn pod(making: &Making) -> io::Result<PodSpec> {
     let Making { config, spec, .. } = making;
     let mount = |name: &str, path: &str| VolumeMount {
         name: name.to_owned(),
@@ -119,19 +120,44 @@ fn pod(making: &Making) -> PodSpec {
         ..VolumeMount::default()
     };
     let dir = making.site_dir.display().to_string();
+    let mut volumes = vec![
+        Volume {
+            name: "site".to_owned(),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: config.claim.clone(),
+                read_only: None,
+            }),
+            ..Volume::default()
+        },
+        Volume { name: "tmp".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
+    ];
+    let mut mounts = vec![mount("site", &dir), mount("tmp", "/tmp")];
+    for (at, further) in config.mounts.iter().enumerate() {
+        let name = format!("mount-{at}");
+        let fault = |why: &dyn std::fmt::Display| {
+            io::Error::other(format!("the volume at {} in the site file is none: {why}", further.path.display()))
+        };
+        let mut volume = further.volume.as_object().ok_or_else(|| fault(&"it names no kind of volume"))?.clone();
+        volume.insert("name".to_owned(), name.as_str().into());
+        volumes.push(serde_json::from_value(volume.into()).map_err(|error| fault(&error))?);
+        let path = further.path.display().to_string();
+        mounts.push(VolumeMount { read_only: Some(further.read_only), ..mount(&name, &path) });
+    }
+    let mut env = vec![
+        variable("HOME", "/tmp"),
+        // Shared by all that make environments at this site.
+        variable("UV_CACHE_DIR", &format!("{dir}/envs/cache")),
+    ];
+    env.extend(config.env.iter().map(|(name, value)| variable(name, value)));
     let container = Container {
         name: CONTAINER.to_owned(),
         image: Some(spec.image.clone().unwrap_or_else(|| config.image.clone())),
         image_pull_policy: config.pull_policy.clone(),
         command: Some(making.command.clone()),
-        env: Some(vec![
-            variable("HOME", "/tmp"),
-            // Shared by all that make environments at this site.
-            variable("UV_CACHE_DIR", &format!("{dir}/envs/cache")),
-        ]),
+        env: Some(env),
         resources: Some(requirements(&spec.resources, &config.accelerators)),
         security_context: Some(restricted()),
-        volume_mounts: Some(vec![mount("site", &dir), mount("tmp", "/tmp")]),
+        volume_mounts: Some(mounts),
         // What the shim has said at last is then in the pod's state.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
@@ -142,7 +168,7 @@ fn pod(making: &Making) -> PodSpec {
     }
     let grace_s = i64::try_from(spec.grace.0.div_ceil(1000)).unwrap_or(i64::MAX - KEEP_S);
     let pull = |name: &String| LocalObjectReference { name: name.clone() };
-    PodSpec {
+    Ok(PodSpec {
         automount_service_account_token: Some(config.service_account.is_some()),
         service_account_name: config.service_account.clone(),
         containers: vec![container],
@@ -153,19 +179,9 @@ fn pod(making: &Making) -> PodSpec {
         restart_policy: Some("Never".to_owned()),
         security_context: Some(pod_security(config.user)),
         termination_grace_period_seconds: Some(grace_s.saturating_add(KEEP_S)),
-        volumes: Some(vec![
-            Volume {
-                name: "site".to_owned(),
-                persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                    claim_name: config.claim.clone(),
-                    read_only: None,
-                }),
-                ..Volume::default()
-            },
-            Volume { name: "tmp".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
-        ]),
+        volumes: Some(volumes),
         ..PodSpec::default()
-    }
+    })
 }
 
 fn variable(name: &str, value: &str) -> EnvVar {
@@ -242,7 +258,7 @@ mod tests {
             site_dir: Path::new("/var/lib/tombolo"),
             command: vec!["/var/lib/tombolo/bin/t".to_owned(), "shim".to_owned()],
         };
-        serde_json::to_value(job(&making)).unwrap()
+        serde_json::to_value(job(&making).unwrap()).unwrap()
     }
 
     fn spec() -> WorkloadSpec {
@@ -254,7 +270,7 @@ mod tests {
         assert_eq!(name("flights-1", "train", 2, "0a1b2c3d"), "flights-1-train-2-0a1b2c3d");
         let long = name(&"r".repeat(60), &"s".repeat(60), 7, "0a1b2c3d");
         assert!(long.len() <= NAME_MAX && long.ends_with("-0a1b2c3d"), "{long}");
-        assert_eq!(name("_", "A_b", 1, "0a1b2c3d"), "a-b-1-0a1b2c3d".replace("a-b", "a-b"));
+        assert_eq!(name("_", "A_b", 1, "0a1b2c3d"), "a-b-1-0a1b2c3d");
         assert_ne!(nonce().unwrap(), nonce().unwrap());
     }
 
@@ -305,5 +321,34 @@ mod tests {
         assert_eq!(asked["limits"][GPU_RESOURCE], "1");
         assert_eq!(pod["nodeSelector"]["gpu"], "a100");
         assert_eq!((&made["spec"]["suspend"], &made["metadata"]["labels"][QUEUE_LABEL]), (&true.into(), &"ml".into()));
+    }
+
+    #[test]
+    fn what_a_site_adds_is_in_every_pod() {
+        let mount = |volume: serde_json::Value| super::super::Mount { path: "/data".into(), read_only: true, volume };
+        let mut config = KubernetesConfig {
+            env: BTreeMap::from([("HTTPS_PROXY".to_owned(), "http://proxy".to_owned())]),
+            mounts: vec![mount(serde_json::json!({"nfs": {"server": "files", "path": "/x"}}))],
+            ..KubernetesConfig::default()
+        };
+        let made = made(&spec(), &config);
+        let pod = &made["spec"]["template"]["spec"];
+        assert_eq!(pod["volumes"][2]["nfs"]["server"], "files");
+        assert_eq!(pod["containers"][0]["volumeMounts"][2]["mountPath"], "/data");
+        assert_eq!(pod["containers"][0]["env"][2]["value"], "http://proxy");
+        config.mounts = vec![mount(serde_json::json!({"nfs": 7}))];
+        let site = SiteId::new("cloud").unwrap();
+        let making = Making {
+            name: "x".to_owned(),
+            site: &site,
+            run: "r",
+            stage: "s",
+            epoch: 1,
+            spec: &spec(),
+            config: &config,
+            site_dir: Path::new("/d"),
+            command: Vec::new(),
+        };
+        assert!(job(&making).unwrap_err().to_string().contains("/data"));
     }
 }

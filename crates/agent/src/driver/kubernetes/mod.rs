@@ -65,6 +65,24 @@ pub struct KubernetesConfig {
     pub queue: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub accelerators: BTreeMap<Name, Accelerator>,
+    /// For the agent and its shims, such as the proxy by which they get packages; workloads see what shims pass on.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Further volumes of workloads' pods, such as an NFS export that imports read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+}
+
+/// A volume of the cluster's in workloads' pods.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// Where it is in the pod.
+    pub path: PathBuf,
+    #[serde(default)]
+    pub read_only: bool,
+    /// Kubernetes' volume without its name, such as `{nfs: {server: files, path: /data}}`.
+    pub volume: serde_json::Value,
 }
 
 /// How a kind of accelerator is asked for.
@@ -149,7 +167,7 @@ impl Kubernetes {
             site_dir: &self.site_dir,
             command,
         };
-        let job = job::job(&making);
+        let job = job::job(&making)?;
         // The mark first: whoever finds it looks for the Job.
         fs::write(mark(placement), &name)?;
         let (number, stands) = self.desk.track(name.clone(), false, asked(order));

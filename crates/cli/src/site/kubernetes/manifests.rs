@@ -121,11 +121,13 @@ fn deployment(settings: &Settings, name: &str, own: &Value, meta: &dyn Fn(&str) 
         "name": "TOMBOLO_JOIN_TOKEN",
         "valueFrom": {"secretKeyRef": {"name": format!("{name}-join"), "key": TOKEN_KEY, "optional": true}}
     });
+    let mut env = vec![token, json!({"name": "HOME", "value": "/tmp"})];
+    env.extend(config.env.iter().map(|(name, value)| json!({"name": name, "value": value})));
     let mut container = json!({
         "name": "agent",
         "image": config.image,
         "args": args,
-        "env": [token, {"name": "HOME", "value": "/tmp"}],
+        "env": env,
         "ports": [
             {"name": "endpoints", "containerPort": GATEWAY_PORT}, {"name": "tracking", "containerPort": TRACKING_PORT}
         ],
@@ -240,7 +242,8 @@ mod tests {
         assert_eq!(container["envFrom"][0]["secretRef"]["name"], "bucket");
         assert_eq!(of(&all, "PersistentVolumeClaim")["spec"]["storageClassName"], "fast");
         // Where the cluster gives a user, none is named.
-        let pod = &of(&made(|_| {}), "Deployment")["spec"]["template"]["spec"];
+        let all = made(|_| {});
+        let pod = &of(&all, "Deployment")["spec"]["template"]["spec"];
         assert!(pod["securityContext"]["runAsUser"].is_null() && pod["nodeSelector"].is_null());
     }
 
