@@ -3,6 +3,7 @@
 //! To add one: a file here with `pub fn run(ctx: &Context) -> Result<Vec<Row>>`, and a line in [`BENCHES`].
 
 mod apart;
+mod cluster;
 mod data_add;
 mod data_many;
 mod data_move;
@@ -16,6 +17,8 @@ mod gateway;
 mod http;
 mod idle;
 mod input;
+mod k8s_many;
+mod k8s_submit;
 pub mod load;
 mod memory;
 mod move_checkpoint;
@@ -57,6 +60,8 @@ const BENCHES: &[(&str, Run)] = &[
     ("drain", drain::run),
     ("gateway", gateway::run),
     ("idle", idle::run),
+    ("k8s-many", k8s_many::run),
+    ("k8s-submit", k8s_submit::run),
     ("memory", memory::run),
     ("move-checkpoint", move_checkpoint::run),
     ("move-quote", move_quote::run),
@@ -73,13 +78,13 @@ const RUNS_DEFAULT: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, drain, gateway, idle, memory, move-checkpoint, move-quote, move-switch, overhead, plan, reconcile, slurm-submit, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
+    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, drain, gateway, idle, k8s-many, k8s-submit, memory, move-checkpoint, move-quote, move-switch, overhead, plan, reconcile, slurm-submit, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
     name: String,
     /// Small inputs and the dev profile, to try the benchmark itself; its rows are shown and never recorded
     #[arg(long)]
     quick: bool,
     /// The input's size, where the default is too much for this machine: bytes, or what else the benchmark counts
-    /// (dispatch: jobs; drain: histories; gateway: seconds; idle: runs; move-quote, move-switch: moves; overhead: seconds; plan: stages; reconcile: chunks; slurm-submit, submit: times); the rows' notes say so
+    /// (dispatch: jobs; drain: histories; gateway: seconds; idle: runs; k8s-many: jobs; k8s-submit: times; move-quote, move-switch: moves; overhead: seconds; plan: stages; reconcile: chunks; slurm-submit, submit: times); the rows' notes say so
     #[arg(long)]
     size: Option<u64>,
     /// How often each side runs (overhead: at least ten times)

@@ -100,8 +100,13 @@ pub struct Server {
 
 /// Starts a control plane on what is in `home/server`, if there is anything.
 pub fn server(ctx: &Context, binary: &Binary) -> Result<Server> {
+    server_at(ctx, binary, "127.0.0.1")
+}
+
+fn server_at(ctx: &Context, binary: &Binary, ip: &str) -> Result<Server> {
     let mut command = binary.command(ctx);
-    command.args(["server", "--listen", "127.0.0.1:0", "--dir"]).arg(ctx.path("home/server"));
+    let listen = format!("{ip}:0");
+    command.args(["server", "--listen", &listen, "--agent-listen", &listen, "--dir"]).arg(ctx.path("home/server"));
     let mut process = Process::start(ctx, "server", &mut command)?;
     let context = ctx.path("home/context.json");
     let text = wait_for("the control plane's start", UP_MAX, || match std::fs::read_to_string(&context) {
@@ -133,9 +138,14 @@ impl Place {
     }
 
     pub fn without_sites(ctx: &Context) -> Result<Place> {
+        Place::without_sites_at(ctx, "127.0.0.1")
+    }
+
+    /// At an address of this machine that others reach.
+    pub fn without_sites_at(ctx: &Context, ip: &str) -> Result<Place> {
         let binary = Binary::find(ctx)?;
         ctx.fresh("home")?;
-        let server = server(ctx, &binary)?;
+        let server = server_at(ctx, &binary, ip)?;
         Ok(Place { binary, server, agents: Vec::new() })
     }
 

@@ -55,6 +55,15 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// One of what `up` has printed.
+    pub fn var(&self, name: &str) -> Result<String> {
+        let text = std::fs::read_to_string(self.dir().join("vars"))?;
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        found.map(str::to_owned).with_context(|| format!("the cluster has no {name}"))
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         let down = process::command("bash").arg(self.scripts.join("down")).arg(self.dir.path()).status();

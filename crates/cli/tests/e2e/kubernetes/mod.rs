@@ -1,14 +1,18 @@
 //! A Kubernetes cluster as a site, against the real one: the same projects and verbs, and what happens behind our back.
 
 mod cluster;
+mod outside;
 
 use std::fs;
 use std::ops::Deref;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::world::{SOON, World, left_out, outputs, wait, workload};
+use super::flights;
+use super::slurm::cluster::Cluster as Slurm;
+use super::world::{SOON, World, left_out, may_install, outputs, wait, workload};
 use cluster::Cluster;
 
 /// After its API server was away the cluster itself takes more than a minute to be what it was.
@@ -122,6 +126,51 @@ fn a_project_runs_as_it_does_on_a_host() {
     assert_eq!(workload(&view, "x")["why"], "exited with code 7");
 }
 
+/// The flights example without a changed line, at a host, a Kubernetes and a Slurm: the training runs at the one and, when
+/// that is closed, at the other, and what comes out is the same to the byte.
+#[test]
+fn flights_run_as_they_are_at_three_kinds_of_sites() {
+    if std::env::var_os(cluster::VARIABLE).is_some() && !may_install() {
+        return left_out("the flights example installs Python packages; TOMBOLO_E2E=1 runs it");
+    }
+    let (cluster, slurm) = match (Cluster::of("flights"), Slurm::start()) {
+        (Ok(cluster), Ok(slurm)) => (cluster, slurm),
+        (Err(why), _) | (_, Err(why)) => return left_out(&why),
+    };
+    let mut world = World::start_at(cluster.host(), [cluster.env(), slurm.env()].concat());
+    let shared = world.share_marks();
+    // What packages are signed with here, and the way to them.
+    let authorities =
+        std::env::var("SSL_CERT_FILE").unwrap_or_else(|_| "/etc/ssl/certs/ca-certificates.crt".to_owned());
+    let trusted = shared.join("authorities.pem");
+    fs::copy(authorities, &trusted).unwrap();
+    let proxy = format!("http://{}", outside::proxy(cluster.host()));
+    let env = json!({"HTTPS_PROXY": proxy, "SSL_CERT_FILE": trusted, "PIP_CERT": trusted});
+    let mount = json!({"path": shared, "volume": {"hostPath": {"path": shared}}});
+    let public = ["--label", "visibility=public", "--price"];
+    world.join("onprem", &["--label", "visibility=private", "--price", "cpu_hour=0.12"]);
+    let dir = world.site_dir("prod").display().to_string();
+    world.add("prod", &[&["--slurm", "--partition", "main", "--dir", &dir], &public[..], &["cpu_hour=0.10"]].concat());
+    let clustered = Clustered { world, cluster, site: "cloud".to_owned() };
+    let file = json!({"kubernetes": {"pull_policy": "Never", "env": env, "mounts": [mount]}});
+    clustered.install(&file, &[&public[..], &["cpu_hour=0.04"]].concat());
+    let dir = clustered.path("projects").join("flights");
+    flights::copy(Path::new(flights::EXAMPLE), &dir);
+    let run = || {
+        let ran = clustered.cli(&["run", &dir.display().to_string(), "--force", "--output", "json"]);
+        assert_eq!(ran.code, 0, "{ran}\n{}\n{}", clustered.logs(), clustered.cluster.logs());
+        let view: Value = serde_json::from_str(&ran.out).unwrap();
+        let site = workload(&view, "train")["attempts"][0]["site"].as_str().unwrap().to_owned();
+        (site, outputs(&view))
+    };
+    let (at, made) = run();
+    assert_eq!(at, "cloud");
+    clustered.ok(&["site", "set", "cloud", "--draining", "true"]);
+    let (at, again) = run();
+    assert_eq!(at, "prod");
+    assert_eq!(made, again);
+}
+
 /// From a host to the cluster and back, under load: as between hosts.
 #[test]
 fn services_and_jobs_move_to_a_cluster_and_back() {
@@ -174,18 +223,12 @@ fn what_waits_says_why_and_can_be_stopped() {
 fn images_are_those_that_are_asked_for() {
     let Some(mut clustered) = world("images") else { return };
     clustered.world.join("lab", &[]);
-    let yaml = "project: i\nstages:\n  x: {run: 'true', site: cloud, image: 'NO SUCH/image'}\n";
-    let view = clustered.wait_run(&clustered.submit(&clustered.project("i", yaml, &[])), &["failed"]);
+    let yaml = "project: j\nstages:\n  x: {run: 'true', site: cloud, image: 'example.test/none:1'}\n";
+    let view = clustered.wait_run(&clustered.submit(&clustered.project("j", yaml, &[])), &["failed"]);
     let why = workload(&view, "x")["why"].as_str().unwrap_or_default().to_owned();
-    assert!(why.contains("NO SUCH/image") && why.contains("hint:"), "{why}");
-    let yaml = yaml.replace("project: i", "project: j").replace("NO SUCH/image", "example.test/none:1");
-    let view = clustered.wait_run(&clustered.submit(&clustered.project("j", &yaml, &[])), &["failed"]);
-    let why = workload(&view, "x")["why"].as_str().unwrap_or_default().to_owned();
-    assert!(why.contains("example.test/none:1"), "{why}");
-    // Nothing of them is left to be tried again.
-    wait(SOON, "their Jobs are gone", || {
-        clustered.cluster.say(&["get", "jobs", "--output=name"]).is_empty().then_some(())
-    });
+    assert!(why.contains("example.test/none:1") && why.contains("hint:"), "{why}");
+    // Nothing of it is left to be tried again.
+    wait(SOON, "its Job is gone", || clustered.cluster.say(&["get", "jobs", "--output=name"]).is_empty().then_some(()));
     let named = format!("tombolo:{}", env!("CARGO_PKG_VERSION"));
     let yaml = format!(
         "project: k\nstages:\n  x: {{run: 'grep -q bookworm /etc/os-release', site: cloud, image: '{named}'}}\n"

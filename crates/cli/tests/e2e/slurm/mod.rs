@@ -1,6 +1,6 @@
 //! A Slurm cluster as a site, against the real one: the same projects and verbs, and what happens behind our back.
 
-mod cluster;
+pub(super) mod cluster;
 
 use std::fs;
 use std::path::Path;
