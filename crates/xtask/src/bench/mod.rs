@@ -32,6 +32,7 @@ mod place;
 mod plan;
 mod reconcile;
 mod report;
+mod sameness;
 mod slurm;
 mod slurm_submit;
 mod submit;
@@ -69,6 +70,7 @@ const BENCHES: &[(&str, Run)] = &[
     ("overhead", overhead::run),
     ("plan", plan::run),
     ("reconcile", reconcile::run),
+    ("sameness", sameness::run),
     ("slurm-submit", slurm_submit::run),
     ("submit", submit::run),
 ];
@@ -78,13 +80,13 @@ const RUNS_DEFAULT: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, drain, gateway, idle, k8s-many, k8s-submit, memory, move-checkpoint, move-quote, move-switch, overhead, plan, reconcile, slurm-submit, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
+    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, drain, gateway, idle, k8s-many, k8s-submit, memory, move-checkpoint, move-quote, move-switch, overhead, plan, reconcile, sameness, slurm-submit, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
     name: String,
     /// Small inputs and the dev profile, to try the benchmark itself; its rows are shown and never recorded
     #[arg(long)]
     quick: bool,
     /// The input's size, where the default is too much for this machine: bytes, or what else the benchmark counts
-    /// (dispatch: jobs; drain: histories; gateway: seconds; idle: runs; k8s-many: jobs; k8s-submit: times; move-quote, move-switch: moves; overhead: seconds; plan: stages; reconcile: chunks; slurm-submit, submit: times); the rows' notes say so
+    /// (dispatch: jobs; drain: histories; gateway: seconds; idle: runs; k8s-many: jobs; k8s-submit: times; move-quote, move-switch: moves; overhead: seconds; plan: stages; reconcile: chunks; sameness: seconds; slurm-submit, submit: times); the rows' notes say so
     #[arg(long)]
     size: Option<u64>,
     /// How often each side runs (overhead: at least ten times)

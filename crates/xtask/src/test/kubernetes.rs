@@ -50,6 +50,12 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The program of Helm, built where it isn't there.
+    pub fn helm(&self) -> Result<String> {
+        let said = process::output(process::command("bash").arg(self.scripts.join("helm/build")))?;
+        Ok(said.trim().to_owned())
+    }
+
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }

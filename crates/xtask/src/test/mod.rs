@@ -236,6 +236,8 @@ fn run_kubernetes(root: &Path, build: bool, built: &Built) -> Result<Tally> {
     let tests = built.tests.iter().find(|test| test.package == "tombolo-cli" && test.name == "e2e");
     let tests = tests.context("cargo has built no tests of tombolo-cli")?;
     let mut command = tests.command(built);
+    command.envs(Lane::E2e.env());
+    command.env("TOMBOLO_E2E_HELM", cluster.helm()?);
     command.env(kubernetes::VARIABLE, cluster.dir()).args(["--test-threads=1", "kubernetes::"]);
     follow(command, "tombolo-cli test e2e kubernetes::", &mut tally)?;
     Ok(tally)

@@ -1,5 +1,6 @@
 //! A Kubernetes cluster as a site, against the real one: the same projects and verbs, and what happens behind our back.
 
+mod chart;
 mod cluster;
 mod outside;
 
