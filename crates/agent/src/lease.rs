@@ -37,6 +37,12 @@ pub fn contact(path: &Path) -> Option<u64> {
     (contact <= since_boot()).then_some(contact)
 }
 
+/// The same where the agent may have been on another machine, whose time since its start means nothing here: by the
+/// file's age. `dir` is one on the same file system.
+pub fn contact_elsewhere(path: &Path, dir: &Path) -> Option<u64> {
+    Some(since_boot().saturating_sub(age(path, dir)?.as_millis() as u64))
+}
+
 /// For how long the site has been silent, as the file has it.
 pub fn silence(path: &Path) -> Millis {
     Millis(since_boot() - contact(path).unwrap_or(0).min(since_boot()))
@@ -125,6 +131,8 @@ mod tests {
         assert!(silence(&path).0 >= 40_000.min(now));
         renew(&path, now).unwrap();
         assert!(silence(&path).0 < 20_000);
+        assert!(since_boot() - contact_elsewhere(&path, dir.path()).unwrap() < 20_000);
+        assert!(contact_elsewhere(&dir.path().join("none"), dir.path()).is_none());
         // From before a reboot: the machine has not been up for as long.
         renew(&path, now + 3_600_000).unwrap();
         assert!(contact(&path).is_none());

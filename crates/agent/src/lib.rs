@@ -231,8 +231,11 @@ fn seen(wakes: &mpsc::Sender<mind::Wake>) -> mpsc::Sender<driver::Seen> {
 fn lock(layout: &config::Layout) -> Result<nix::fcntl::Flock<std::fs::File>, AgentError> {
     let path = layout.lock();
     let file = std::fs::File::create(&path).map_err(|error| config::io(&path, error))?;
-    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock)
-        .map_err(|_| AgentError::Running(layout.0.clone()))
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        nix::errno::Errno::EWOULDBLOCK => AgentError::Running(layout.0.clone()),
+        // As on a file system that has no locks.
+        error => config::io(&path, error.into()),
+    })
 }
 
 fn grant_key(layout: &config::Layout, hex: &str) -> Result<VerifyingKey, AgentError> {

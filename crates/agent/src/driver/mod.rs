@@ -135,6 +135,11 @@ impl Driver {
         let _ = self.inner.tracking.set(address);
     }
 
+    /// Whether shims, and an agent that starts again, may be on another machine than this one.
+    pub fn spans_machines(&self) -> bool {
+        self.inner.launcher.limits()
+    }
+
     /// Starts a shim and watches it. Doing so twice is harmless: one of the shims gets the lock.
     pub fn start(
         &self,

@@ -38,6 +38,7 @@ fn shared(bin: &Path, program: &Path) -> io::Result<PathBuf> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o700).open(&new)?;
         io::copy(&mut fs::File::open(program)?, &mut file)?;
         file.flush()?;
+        file.sync_all()?;
     }
     fs::rename(&new, &to)?;
     Ok(to)

@@ -19,7 +19,7 @@ use super::table::Held;
 use super::upstream::{self, Answer};
 
 /// Requests of one other site that may be under way here at once.
-const STREAMS_MAX: u32 = 4_096;
+pub(super) const STREAMS_MAX: u32 = 4_096;
 /// How long a site may take to be reached; meanwhile a request waits that could go elsewhere.
 const CONNECT_WITHIN: Duration = Duration::from_secs(4);
 /// How long a stream may take to say what it is for, or whether a request will be taken.

@@ -122,6 +122,7 @@ impl Mind {
     ) -> Result<Mind, AgentError> {
         let (file, journal) = JournalFile::open(&path)?;
         let lease = lease::path(path.parent().unwrap_or(&path));
+        let elsewhere = driver.spans_machines();
         Ok(Mind {
             journal,
             file: Arc::new(Mutex::new(file)),
@@ -142,7 +143,11 @@ impl Mind {
             line: None,
             number: 0,
             sent: BTreeMap::new(),
-            contact: lease::contact(&lease).unwrap_or(0),
+            contact: match elsewhere {
+                true => lease::contact_elsewhere(&lease, lease.parent().unwrap_or(&lease)),
+                false => lease::contact(&lease),
+            }
+            .unwrap_or(0),
             lease,
             dirty: BTreeSet::new(),
             told_last: None,

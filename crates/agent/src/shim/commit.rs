@@ -206,7 +206,12 @@ fn save_state(shim: &Shim, prepared: &Prepared, outcome: &mut Outcome) -> Option
         return None;
     }
     // Somebody waits for it: what the last copy has seen is not read again.
-    match prepared.store.add_tree(dir, &state::how_added(dir)) {
+    let mut how = state::how_added(dir);
+    if shim.order.host.is_some() {
+        // What the agent has seen of it may have been written to since through the memory of processes that it can't see.
+        how.seen = None;
+    }
+    match prepared.store.add_tree(dir, &how) {
         Ok(added) => {
             if let Err(error) = prepare::note_state(dir, shim.order.epoch, added.version) {
                 shim.log.say(&format!("warning: the state directory can't be noted: {error}"));

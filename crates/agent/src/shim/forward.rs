@@ -15,7 +15,7 @@ pub fn reachable(ip: IpAddr, port: u16) -> io::Result<SocketAddr> {
     if ip.is_loopback() || TcpStream::connect_timeout(&own, ANSWER_WITHIN).is_ok() {
         return Ok(own);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = runtime.block_on(TcpListener::bind((ip, 0)))?;
     let at = listener.local_addr()?;
     std::thread::Builder::new().name("forward".to_owned()).spawn(move || runtime.block_on(forward(listener, port)))?;
@@ -30,13 +30,17 @@ async fn forward(listener: TcpListener, port: u16) {
             Err(error) => {
                 crate::logs::mutter(&format!("a connection can't be taken up: {error}"));
                 // As when there are no more file descriptors.
-                std::thread::sleep(Duration::from_millis(100));
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         tokio::spawn(async move {
             // A service that hangs up is seen by who asked.
             let Ok(mut to) = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { return };
+            // A port of the ephemeral range can be connected to itself while nobody listens on it.
+            if to.local_addr().is_ok_and(|own| to.peer_addr().is_ok_and(|other| own == other)) {
+                return;
+            }
             let _ = (from.set_nodelay(true), to.set_nodelay(true));
             let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
         });
@@ -62,7 +66,7 @@ mod tests {
                 stream.write_all(&asked).unwrap();
             }
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), 0))).unwrap();
         let at = listener.local_addr().unwrap();
         std::thread::spawn(move || runtime.block_on(forward(listener, port)));

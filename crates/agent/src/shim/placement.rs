@@ -257,6 +257,8 @@ impl Placement {
     }
 
     pub fn stop_was_asked(&self) -> bool {
+        // A network file system that has answered no keeps to that for up to a minute, unless the directory is opened.
+        let _ = File::open(&self.dir);
         self.dir.join("stop").exists()
     }
 

@@ -38,7 +38,10 @@ const PORT_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Pause between two rounds of killing.
 const KILL_AGAIN: Duration = Duration::from_millis(5);
 /// The variables that a command inherits from the agent; everything else is the order's.
-const INHERITED: [&str; 24] = [
+const INHERITED: [&str; 26] = [
+    // By which a pod with a service account finds its cluster.
+    "KUBERNETES_SERVICE_HOST",
+    "KUBERNETES_SERVICE_PORT",
     "PATH",
     "HOME",
     "USER",

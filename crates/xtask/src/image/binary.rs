@@ -43,7 +43,7 @@ impl Arch {
 /// The program that was asked for, else the one to distribute.
 pub fn find(given: Option<&Path>, target: &Path, arch: Arch) -> Result<PathBuf> {
     let (path, hint) = match given {
-        Some(path) => (path.to_owned(), "--binary names a tombolo program"),
+        Some(path) => (path.to_owned(), "--binary names a program tombolo"),
         None => (target.join("dist/tombolo"), "cargo build --profile dist makes it; --binary PATH takes another one"),
     };
     ensure!(path.is_file(), "the image needs the program, and there is no {}\nhint: {hint}", path.display());
@@ -59,7 +59,7 @@ fn check(path: &Path, arch: Arch) -> Result<()> {
     file.take(HEAD_BYTES).read_to_end(&mut head).with_context(|| format!("can't read {}", path.display()))?;
     let machine = match head.as_slice() {
         [0x7f, b'E', b'L', b'F', .., low, high] if head.len() as u64 == HEAD_BYTES => u16::from_le_bytes([*low, *high]),
-        _ => bail!("{} is no program for Linux (ELF)\nhint: --binary names a tombolo program", path.display()),
+        _ => bail!("{} is no program for Linux (ELF)\nhint: --binary names a program tombolo", path.display()),
     };
     ensure!(
         machine == arch.elf(),

@@ -98,7 +98,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         let blob = layer::pack(members, &scratch.path().join("program.tar"))?;
         Ok((format!("from {}", binary.display()), blob))
     })?;
-    let plain = [(recipe.shown(), base), (uv::shown(), uv), ("the tombolo program".to_owned(), program)];
+    let plain = [(recipe.shown(), base), (uv::shown(), uv), ("the program tombolo".to_owned(), program)];
     let layers = plain.map(|(made_by, blob)| -> Result<Layer> {
         if args.uncompressed {
             return Ok(Layer::plain(made_by, blob));

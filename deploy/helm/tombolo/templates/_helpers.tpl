@@ -23,5 +23,10 @@ labels:
 {{- $own := dict "namespace" .Release.Namespace "claim" (include "tombolo.claim" .) "address" (printf "%s.%s.svc" (include "tombolo.name" .) .Release.Namespace) -}}
 {{- $said := deepCopy .Values.kubernetes -}}
 {{- if $said.any_user }}{{ $said = omit $said "user" }}{{ end -}}
+{{- if .Values.store.secret }}{{ $own = set $own "store_secret" .Values.store.secret }}{{ end -}}
 {{- toYaml (merge $own $said (dict "image" .Values.image)) -}}
+{{- end }}
+
+{{- define "tombolo.siteFile" -}}
+{{- toYaml (dict "labels" .Values.labels "prices" .Values.prices "cpus" .Values.cpus "memory" (toString .Values.memory) "disk" (toString .Values.disk) "gpus" .Values.gpus "containers" true "kubernetes" (include "tombolo.kubernetes" . | fromYaml)) -}}
 {{- end }}

@@ -23,7 +23,7 @@ use crate::shim::placement::Placement;
 const OWNER_LABEL: &str = "batch.kubernetes.io/job-name";
 /// How often it is asked why something has no pod or no node.
 const ASK_WHY_EVERY: Duration = Duration::from_secs(2);
-/// How long a Job that was made may not have been seen by the watch.
+/// How long a Job that was made may not have been seen by the watch until it is asked for.
 const UNSEEN_MAX: Duration = Duration::from_secs(60);
 /// Requests that make Jobs, at once.
 const SUBMISSIONS_MAX: usize = 8;
@@ -32,8 +32,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// How often a wish to delete is said to a cluster that doesn't answer.
 const DELETES_MAX: u32 = 240;
-/// Warnings of a namespace that are looked at.
-const EVENTS_MAX: u32 = 500;
+/// How long the cluster may take to answer; its own limit for a request is a minute.
+const ANSWER_WITHIN: Duration = Duration::from_secs(65);
 
 pub struct Desk {
     client: Client,
@@ -60,8 +60,8 @@ struct Tracked {
     seen: bool,
     asked: Asked,
     stands: watch::Sender<Stands>,
-    /// What an event has said of why it waits.
-    warning: Option<String>,
+    /// What an event has said of why it waits, and whether that will stay so.
+    warning: Option<(String, bool)>,
 }
 
 impl Desk {
@@ -138,8 +138,12 @@ impl Desk {
             Seen::Gone(job) => {
                 let name = job.name_any();
                 held.jobs.get_or_insert_default().remove(&name);
-                drop(held);
-                self.judge(&name);
+                if held.pods.as_ref().is_some_and(|pods| pods.contains_key(&name)) {
+                    drop(held);
+                    return self.judge(&name);
+                }
+                let why = format!("its Job {name} was deleted");
+                held.over(&name, |_| Stands::Over(Some(Outcome::Evicted { why: why.clone() })));
             }
         }
     }
@@ -166,15 +170,20 @@ impl Desk {
                 if pods.get(&name).is_some_and(|known| known.uid() == pod.uid()) {
                     pods.remove(&name);
                 }
-                let over = match words::stands(None, Some(&pod), &Asked::default()) {
+                held.over(&name, |asked| match words::stands(None, Some(&pod), asked) {
                     over @ Stands::Over(_) => over,
                     // Deleted by force, or before it was started.
                     _ => {
-                        Stands::Over(Some(Outcome::Evicted { why: format!("its pod {} was deleted", pod.name_any()) }))
+                        let why = format!("its pod {} was deleted", pod.name_any());
+                        Stands::Over(Some(Outcome::Evicted { why }))
                     }
-                };
-                let tracked = held.tracked.values().filter(|tracked| tracked.name == name);
-                tracked.for_each(|tracked| scheduled::tell(&tracked.stands, over.clone()));
+                });
+                // One that waits for its turn again, as after a preemption by Kueue, would only find the end.
+                let left = held.jobs.as_ref().and_then(|jobs| jobs.get(&name)).is_some_and(|job| !words::is_over(job));
+                drop(held);
+                if left {
+                    self.delete(name);
+                }
             }
         }
     }
@@ -194,15 +203,19 @@ impl Desk {
             let (job, pod) = (jobs.get(name), pods.get(name));
             for tracked in tracked.values_mut().filter(|tracked| tracked.name == name) {
                 tracked.seen |= job.is_some() || pod.is_some();
-                let Some(made) = tracked.made else { continue };
-                if !tracked.seen && made.elapsed() < UNSEEN_MAX {
+                if tracked.made.is_none() || !tracked.seen {
                     continue;
                 }
                 let mut stands = words::stands(job, pod, &tracked.asked);
-                if let (Stands::Waits(why), Some(warning)) = (&mut stands, &tracked.warning)
-                    && pod.is_none()
-                {
-                    *why = warning.clone();
+                if let (Stands::Waits(waits), Some((warning, lasts))) = (&stands, &tracked.warning) {
+                    stands = match (pod, lasts) {
+                        (None, true) => {
+                            Stands::Over(Some(Outcome::Unprepared { why: refused(warning, &self.namespace) }))
+                        }
+                        (None, false) => Stands::Waits(warning.clone()),
+                        (Some(_), _) if waits.contains(warning.as_str()) => stands,
+                        (Some(_), _) => Stands::Waits(format!("{waits}: {warning}")),
+                    };
                 }
                 unwanted |= matches!(stands, Stands::Over(Some(Outcome::Unprepared { .. })));
                 // The first word on its end is the last: what is seen later is what was left of it.
@@ -213,35 +226,81 @@ impl Desk {
         }
         if unwanted {
             // It would go on to be tried by the cluster.
-            tokio::spawn(delete(self.jobs(), name.to_owned()));
+            self.delete(name.to_owned());
         }
     }
 
-    /// Asks once about all that wait without a pod.
+    /// Asks once about all that wait for a pod or in one.
     async fn ask_why(&self) {
-        let waits = |held: &Held| {
-            let pods = held.pods.as_ref();
-            let without = |one: &&Tracked| one.made.is_some() && pods.is_some_and(|pods| !pods.contains_key(&one.name));
-            held.tracked.values().filter(without).map(|one| one.name.clone()).collect::<Vec<_>>()
-        };
-        let names = waits(&self.held());
-        if names.is_empty() {
+        // By name, with the pod's where there is one.
+        let mut waiting: HashMap<String, Option<String>> = HashMap::new();
+        let mut unseen = Vec::new();
+        {
+            let held = self.held();
+            let Some(pods) = &held.pods else { return };
+            for tracked in held.tracked.values() {
+                let Some(made) = tracked.made else { continue };
+                if !tracked.seen && made.elapsed() > UNSEEN_MAX {
+                    unseen.push(tracked.name.clone());
+                }
+                if matches!(*tracked.stands.borrow(), Stands::Waits(_)) || !pods.contains_key(&tracked.name) {
+                    waiting.insert(tracked.name.clone(), pods.get(&tracked.name).map(ResourceExt::name_any));
+                }
+            }
+        }
+        for name in unseen {
+            let asked = ListParams::default().fields(&format!("metadata.name={name}"));
+            if let Some(Ok(found)) = within(self.jobs().list(&asked)).await
+                && found.items.is_empty()
+            {
+                // It is gone, and was never seen.
+                self.held().tracked.values_mut().filter(|one| one.name == name).for_each(|one| one.seen = true);
+                self.judge(&name);
+            }
+        }
+        if waiting.is_empty() {
             return;
         }
         let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
-        let asked = ListParams::default().fields("type=Warning,involvedObject.kind=Job").limit(EVENTS_MAX);
-        let Ok(events) = events.list(&asked).await else { return };
-        for name in names {
-            let about = events.items.iter().filter(|event| event.involved_object.name.as_deref() == Some(&name));
-            let warning = words::warning(about);
+        let asked = ListParams::default().fields("type=Warning");
+        let Some(Ok(events)) = within(events.list(&asked)).await else { return };
+        let mut about: HashMap<&str, Vec<&Event>> = HashMap::new();
+        for event in &events.items {
+            about.entry(event.involved_object.name.as_deref().unwrap_or_default()).or_default().push(event);
+        }
+        for (name, pod) in waiting {
+            let told = about.get(pod.as_deref().unwrap_or(&name)).into_iter().flatten().copied();
+            let warning = words::warning(told);
             {
                 let mut held = self.held();
                 held.tracked.values_mut().filter(|one| one.name == name).for_each(|one| one.warning = warning.clone());
             }
-            // Also where there is none: one that was never seen is missing in the end.
             self.judge(&name);
         }
     }
+}
+
+impl Held {
+    /// The first word on an end is the last: what is seen later is what was left of it.
+    fn over(&self, name: &str, how: impl Fn(&Asked) -> Stands) {
+        for tracked in self.tracked.values().filter(|tracked| tracked.name == name) {
+            if !matches!(*tracked.stands.borrow(), Stands::Over(_)) {
+                scheduled::tell(&tracked.stands, how(&tracked.asked));
+            }
+        }
+    }
+}
+
+fn refused(said: &str, namespace: &str) -> String {
+    format!(
+        "Kubernetes refuses its Job: {said}\nhint: ask for what the namespace {namespace} allows (`resources:`, `image:`), or have \
+         its quota, limits, policy or service account changed"
+    )
+}
+
+/// None where the cluster doesn't answer.
+async fn within<T>(asked: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(ANSWER_WITHIN, asked).await.ok()
 }
 
 /// What a watch tells.
@@ -317,21 +376,20 @@ impl Submission {
             if self.placement.stop_was_asked() || !self.placement.exists() {
                 return desk.say(self.number, Stands::Over(None));
             }
-            let made = desk.jobs().create(&PostParams::default(), &self.job).await;
+            let made = within(desk.jobs().create(&PostParams::default(), &self.job)).await;
             drop(turn);
             let said = match made {
-                Ok(_) => return self.made(&desk).await,
-                Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => return self.made(&desk).await,
-                Err(kube::Error::Api(status)) if !words::may_pass(status.code, &status.message) => {
-                    let why = format!(
-                        "Kubernetes refuses its Job: {}\nhint: ask for what the namespace {} allows (`resources:`, `image:`), \
-                         or have its quota, policy or the agent's role changed",
-                        status.message, desk.namespace
-                    );
+                Some(Ok(_)) => return self.made(&desk).await,
+                Some(Err(kube::Error::Api(status))) if status.reason == "AlreadyExists" => {
+                    return self.made(&desk).await;
+                }
+                Some(Err(kube::Error::Api(status))) if !words::may_pass(status.code, &status.message) => {
+                    let why = refused(&status.message, &desk.namespace);
                     return desk.say(self.number, Stands::Over(Some(Outcome::Unprepared { why })));
                 }
-                Err(kube::Error::Api(status)) => status.message.clone(),
-                Err(error) => chain(&error),
+                Some(Err(kube::Error::Api(status))) => status.message.clone(),
+                Some(Err(error)) => chain(&error),
+                None => format!("no answer within {} s", ANSWER_WITHIN.as_secs()),
             };
             tracing::warn!(job = self.name, said, "the cluster takes no Job now; tried again");
             desk.say(self.number, Stands::Waits(format!("Kubernetes takes no Job now: {said}")));
@@ -360,16 +418,13 @@ impl Desk {
 async fn delete(jobs: Api<Job>, name: String) {
     let mut pause = PAUSE_MIN;
     for _ in 0..DELETES_MAX {
-        match jobs.delete(&name, &DeleteParams::background()).await {
-            Ok(_) => return,
-            Err(kube::Error::Api(status)) if status.code == 404 => return,
-            Err(kube::Error::Api(status)) if !words::may_pass(status.code, &status.message) => {
-                tracing::warn!(job = name, said = status.message, "a Job can't be deleted");
-                return;
+        match within(jobs.delete(&name, &DeleteParams::background())).await {
+            Some(Ok(_)) => return,
+            Some(Err(kube::Error::Api(status))) if status.code == 404 => return,
+            Some(Err(error)) => {
+                tracing::warn!(job = name, error = %chain(&error), "a Job can't be deleted now; tried again")
             }
-            Err(error) => {
-                tracing::debug!(job = name, error = %chain(&error), "a Job is to be deleted once the cluster answers")
-            }
+            None => {}
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EmptyDirVolumeSource, EnvVar, LocalObjectReference, PersistentVolumeClaimVolumeSource,
-    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext, Volume,
-    VolumeMount,
+    Capabilities, Container, EmptyDirVolumeSource, EnvFromSource, EnvVar, LocalObjectReference,
+    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements,
+    SeccompProfile, SecretEnvSource, SecurityContext, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -25,6 +25,7 @@ pub const STAGE_LABEL: &str = "tombolo.dev/stage";
 pub const EPOCH_LABEL: &str = "tombolo.dev/epoch";
 /// Kueue's, by which it takes a job into a queue.
 const QUEUE_LABEL: &str = "kueue.x-k8s.io/queue-name";
+const NO_SIDECARS: [(&str, &str); 2] = [("sidecar.istio.io/inject", "false"), ("linkerd.io/inject", "disabled")];
 /// The one container of a shim's pod.
 pub const CONTAINER: &str = "workload";
 /// The resource that an accelerator is, unless the site says otherwise of its kind.
@@ -32,8 +33,8 @@ const GPU_RESOURCE: &str = "nvidia.com/gpu";
 /// What a shim itself may use, in bytes and thousandths of a core, beside what its command was promised.
 const SHIM_MEMORY_BYTES: u64 = 192 << 20;
 const SHIM_CPUS_MILLI: u64 = 50;
-/// How long a shim may take to keep what there is after the grace, in seconds.
-const KEEP_S: i64 = 30;
+/// How long a shim may take to keep what there is after the grace, in seconds: no pod is there for longer than it needs.
+const KEEP_S: i64 = 15 * 60;
 /// How long a Job is there to be looked at after its end, in seconds.
 const KEPT_S: i32 = 15 * 60;
 /// Names of pods' labels end here.
@@ -82,10 +83,16 @@ pub fn job(making: &Making) -> io::Result<Job> {
         (EPOCH_LABEL.to_owned(), making.epoch.to_string()),
     ]);
     let template = PodTemplateSpec {
-        metadata: Some(ObjectMeta { labels: Some(labels.clone()), ..ObjectMeta::default() }),
+        metadata: Some(ObjectMeta {
+            labels: Some(labels.clone()),
+            // A proxy beside the shim would run on when that has ended.
+            annotations: Some(NO_SIDECARS.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
+            ..ObjectMeta::default()
+        }),
         spec: Some(pod(making)?),
     };
-    if let Some(queue) = &config.queue {
+    // Kueue suspends whatever has the label, and a service is not to wait or to be preempted.
+    if let Some(queue) = config.queue.as_ref().filter(|_| spec.service().is_none()) {
         labels.insert(QUEUE_LABEL.to_owned(), queue.clone());
     }
     Ok(Job {
@@ -130,8 +137,14 @@ fn pod(making: &Making) -> io::Result<PodSpec> {
             ..Volume::default()
         },
         Volume { name: "tmp".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
+        // A runtime's own is 64 MiB, too little for what loads data in processes of its own.
+        Volume {
+            name: "shm".to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit: None }),
+            ..Volume::default()
+        },
     ];
-    let mut mounts = vec![mount("site", &dir), mount("tmp", "/tmp")];
+    let mut mounts = vec![mount("site", &dir), mount("tmp", "/tmp"), mount("shm", "/dev/shm")];
     for (at, further) in config.mounts.iter().enumerate() {
         let name = format!("mount-{at}");
         let fault = |why: &dyn std::fmt::Display| {
@@ -145,8 +158,12 @@ fn pod(making: &Making) -> io::Result<PodSpec> {
     }
     let mut env = vec![
         variable("HOME", "/tmp"),
-        // Shared by all that make environments at this site.
+        // An image needn't know the user.
+        variable("USER", "tombolo"),
+        variable("LOGNAME", "tombolo"),
+        // Shared by all that make environments at this site, and by those that use them.
         variable("UV_CACHE_DIR", &format!("{dir}/envs/cache")),
+        variable("UV_PYTHON_INSTALL_DIR", &format!("{dir}/envs/python")),
     ];
     env.extend(config.env.iter().map(|(name, value)| variable(name, value)));
     let container = Container {
@@ -155,6 +172,11 @@ fn pod(making: &Making) -> io::Result<PodSpec> {
         image_pull_policy: config.pull_policy.clone(),
         command: Some(making.command.clone()),
         env: Some(env),
+        env_from: config.store_secret.as_ref().map(|secret| {
+            let name = secret.clone();
+            let secret_ref = Some(SecretEnvSource { name, optional: None });
+            vec![EnvFromSource { secret_ref, ..EnvFromSource::default() }]
+        }),
         resources: Some(requirements(&spec.resources, &config.accelerators)),
         security_context: Some(restricted()),
         volume_mounts: Some(mounts),
@@ -163,9 +185,17 @@ fn pod(making: &Making) -> io::Result<PodSpec> {
         ..Container::default()
     };
     let mut selector = config.node_selector.clone();
-    for kind in spec.resources.gpus.keys() {
-        selector.extend(config.accelerators.get(kind).map(|one| one.node_selector.clone()).unwrap_or_default());
+    // The program comes from the volume, not from the image.
+    selector.entry("kubernetes.io/os".to_owned()).or_insert_with(|| "linux".to_owned());
+    selector.entry("kubernetes.io/arch".to_owned()).or_insert_with(|| arch().to_owned());
+    let mut tolerations = config.tolerations.clone();
+    for accelerator in spec.resources.gpus.keys().filter_map(|kind| config.accelerators.get(kind)) {
+        selector.extend(accelerator.node_selector.clone());
+        tolerations.extend(accelerator.tolerations.clone());
     }
+    let tolerations: Result<Vec<Toleration>, _> = tolerations.into_iter().map(serde_json::from_value).collect();
+    let tolerations =
+        tolerations.map_err(|error| io::Error::other(format!("a toleration in the site file is none: {error}")))?;
     let grace_s = i64::try_from(spec.grace.0.div_ceil(1000)).unwrap_or(i64::MAX - KEEP_S);
     let pull = |name: &String| LocalObjectReference { name: name.clone() };
     Ok(PodSpec {
@@ -179,9 +209,19 @@ fn pod(making: &Making) -> io::Result<PodSpec> {
         restart_policy: Some("Never".to_owned()),
         security_context: Some(pod_security(config.user)),
         termination_grace_period_seconds: Some(grace_s.saturating_add(KEEP_S)),
+        tolerations: Some(tolerations),
         volumes: Some(volumes),
         ..PodSpec::default()
     })
+}
+
+/// As nodes are labelled.
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }
 
 fn variable(name: &str, value: &str) -> EnvVar {
@@ -220,9 +260,6 @@ fn requirements(needs: &Resources, accelerators: &BTreeMap<Name, Accelerator>) -
     }
     if needs.memory_bytes > 0 {
         all.insert("memory".to_owned(), Quantity((needs.memory_bytes + SHIM_MEMORY_BYTES).to_string()));
-    }
-    if needs.disk_bytes > 0 {
-        all.insert("ephemeral-storage".to_owned(), Quantity(needs.disk_bytes.to_string()));
     }
     let mut gpus: BTreeMap<String, u64> = BTreeMap::new();
     for (kind, count) in &needs.gpus {
@@ -305,6 +342,7 @@ mod tests {
         let accelerator = Accelerator {
             resource: Some("example.com/a100".to_owned()),
             node_selector: BTreeMap::from([("gpu".to_owned(), "a100".to_owned())]),
+            tolerations: vec![serde_json::json!({"key": "nvidia.com/gpu", "operator": "Exists"})],
         };
         let config = KubernetesConfig {
             accelerators: BTreeMap::from([(a100, accelerator)]),
@@ -320,6 +358,7 @@ mod tests {
         assert_eq!(asked["limits"]["example.com/a100"], "2");
         assert_eq!(asked["limits"][GPU_RESOURCE], "1");
         assert_eq!(pod["nodeSelector"]["gpu"], "a100");
+        assert_eq!(pod["tolerations"][0]["key"], "nvidia.com/gpu");
         assert_eq!((&made["spec"]["suspend"], &made["metadata"]["labels"][QUEUE_LABEL]), (&true.into(), &"ml".into()));
     }
 
@@ -328,14 +367,17 @@ mod tests {
         let mount = |volume: serde_json::Value| super::super::Mount { path: "/data".into(), read_only: true, volume };
         let mut config = KubernetesConfig {
             env: BTreeMap::from([("HTTPS_PROXY".to_owned(), "http://proxy".to_owned())]),
+            store_secret: Some("bucket".to_owned()),
             mounts: vec![mount(serde_json::json!({"nfs": {"server": "files", "path": "/x"}}))],
             ..KubernetesConfig::default()
         };
         let made = made(&spec(), &config);
         let pod = &made["spec"]["template"]["spec"];
-        assert_eq!(pod["volumes"][2]["nfs"]["server"], "files");
-        assert_eq!(pod["containers"][0]["volumeMounts"][2]["mountPath"], "/data");
-        assert_eq!(pod["containers"][0]["env"][2]["value"], "http://proxy");
+        let last = |all: &serde_json::Value| all.as_array().unwrap().last().unwrap().clone();
+        assert_eq!(last(&pod["volumes"])["nfs"]["server"], "files");
+        assert_eq!(last(&pod["containers"][0]["volumeMounts"])["mountPath"], "/data");
+        assert_eq!(last(&pod["containers"][0]["env"])["value"], "http://proxy");
+        assert_eq!(pod["containers"][0]["envFrom"][0]["secretRef"]["name"], "bucket");
         config.mounts = vec![mount(serde_json::json!({"nfs": 7}))];
         let site = SiteId::new("cloud").unwrap();
         let making = Making {

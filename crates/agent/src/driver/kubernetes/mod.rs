@@ -14,6 +14,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tombolo_core::ids::{Name, SiteId};
@@ -30,6 +31,9 @@ pub use job::SITE_LABEL;
 /// Where the agent serves endpoints in its pod, and what workloads log to.
 pub const GATEWAY_PORT: u16 = 7080;
 pub const TRACKING_PORT: u16 = 7079;
+
+/// Longer than a watch lasts, which the server ends after less than five minutes.
+const SILENCE_MAX: Duration = Duration::from_secs(320);
 
 /// How Jobs are made, beside what their workloads ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -58,6 +62,12 @@ pub struct KubernetesConfig {
     pub service_account: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
+    /// As in pods.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<serde_json::Value>,
+    /// The secret with the variables that lead to the store, where that is a bucket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store_secret: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority_class: Option<String>,
     /// The local queue of Kueue in which jobs wait for their turn.
@@ -90,9 +100,14 @@ pub struct Mount {
 #[serde(default, deny_unknown_fields)]
 pub struct Accelerator {
     /// The extended resource; `nvidia.com/gpu` unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub resource: Option<String>,
     /// Labels of the nodes that have it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
+    /// Of those nodes' taints, as in pods.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<serde_json::Value>,
 }
 
 /// A cluster. Clones are the same.
@@ -128,7 +143,7 @@ impl Kubernetes {
     ) -> io::Result<Kubernetes> {
         let site_dir = std::path::absolute(site_dir)?;
         let shim = shared::command(&site_dir, shim_command)?;
-        let client = kube::Client::try_default().await.map_err(|error| {
+        let client = connect().await.map_err(|error| {
             let why =
                 format!("the cluster can't be spoken to: {error}; the agent of a Kubernetes site runs in a pod there");
             io::Error::new(io::ErrorKind::NotConnected, why)
@@ -186,7 +201,8 @@ impl Kubernetes {
         };
         let order = placement.read_order().ok().flatten();
         let asked = order.map(|order| asked(&order.order)).unwrap_or_default();
-        let (number, stands) = self.desk.track(name, true, asked);
+        let made = !name.is_empty();
+        let (number, stands) = self.desk.track(name, made, asked);
         Some(Scheduled::new(stands, Tracked { desk: self.desk.clone(), number }))
     }
 
@@ -200,6 +216,13 @@ impl Kubernetes {
             self.desk.delete(name);
         }
     }
+}
+
+/// To the cluster of this pod. A server that falls silent is noticed, and what is to be said again is for the desk to say.
+async fn connect() -> Result<kube::Client, Box<dyn std::error::Error>> {
+    let mut config = kube::Config::incluster()?;
+    config.read_timeout = Some(SILENCE_MAX);
+    Ok(kube::Client::try_from(config)?)
 }
 
 fn asked(order: &Order) -> Asked {

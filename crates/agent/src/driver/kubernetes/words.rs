@@ -8,7 +8,12 @@ use super::job::CONTAINER;
 use crate::driver::scheduled::Stands;
 
 /// Reasons for which a container waits that no time mends.
-const NEVER_STARTS: [&str; 3] = ["InvalidImageName", "CreateContainerConfigError", "ErrImageNeverPull"];
+const NEVER_STARTS: [&str; 2] = ["InvalidImageName", "ErrImageNeverPull"];
+/// What a kubelet says of an image whose user the pod may not be, in small letters; what else keeps it from making a
+/// container passes, as just after its start.
+const WRONG_USER: [&str; 2] = ["runasnonroot", "non-numeric user"];
+/// A container that could not be started.
+const NOT_STARTED: [&str; 2] = ["StartError", "ContainerCannotRun"];
 const NOT_PULLED: [&str; 3] = ["ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"];
 /// What registries and runtimes say where the image isn't there or may not be had, in small letters.
 const NO_IMAGE: [&str; 7] = [
@@ -21,7 +26,10 @@ const NO_IMAGE: [&str; 7] = [
     "invalid reference format",
 ];
 /// Why something can't be placed or made, by the names of events.
-const WARNINGS: [&str; 3] = ["FailedCreate", "FailedScheduling", "FailedMount"];
+const WARNINGS: [&str; 5] =
+    ["FailedCreate", "FailedScheduling", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"];
+/// How often a pod has to be refused for the same reason until that is taken for the last word.
+const REFUSALS_MAX: i32 = 3;
 
 /// What a placement was submitted with, as far as its states are to be understood.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +44,13 @@ pub fn stands(job: Option<&Job>, pod: Option<&Pod>, asked: &Asked) -> Stands {
         (Some(job), None) => of_job(job),
         (None, None) => Stands::Over(None),
     }
+}
+
+/// Whether the cluster will do nothing more with a Job.
+pub fn is_over(job: &Job) -> bool {
+    let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let ends = ["Failed", "Complete", "FailureTarget", "SuccessCriteriaMet"];
+    conditions.into_iter().any(|one| one.status == "True" && ends.contains(&&*one.type_))
 }
 
 fn of_job(job: &Job) -> Stands {
@@ -67,6 +82,10 @@ fn of_pod(pod: &Pod, asked: &Asked) -> Stands {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let statuses = status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     let state = statuses.into_iter().find(|one| one.name == CONTAINER).and_then(|one| one.state.as_ref());
+    // Whatever else is in the pod: nothing is started in it again.
+    if state.is_some_and(|state| state.terminated.is_some()) {
+        return Stands::Over(ended(pod, name, state, asked));
+    }
     match status.and_then(|status| status.phase.as_deref()).unwrap_or("Pending") {
         "Pending" => waits(pod, state),
         "Succeeded" | "Failed" => Stands::Over(ended(pod, name, state, asked)),
@@ -84,6 +103,13 @@ fn waits(pod: &Pod, state: Option<&ContainerState>) -> Stands {
         let image = image.unwrap_or_default();
         let pulled = !NOT_PULLED.contains(&&**reason);
         let small = said.to_lowercase();
+        if WRONG_USER.iter().any(|word| small.contains(word)) {
+            let why = format!(
+                "its pod can't be a user that the image {image} knows: {said}\nhint: say in the site file which user pods are \
+                 (kubernetes: {{user: 1000}}), or take an image that needs none"
+            );
+            return Stands::Over(Some(Outcome::Unprepared { why }));
+        }
         if NEVER_STARTS.contains(&&**reason) || (!pulled && NO_IMAGE.iter().any(|word| small.contains(word))) {
             let why = format!(
                 "its pod can't start with the image {image}: {said} ({reason})\nhint: name an image that the cluster's nodes can \
@@ -135,17 +161,30 @@ fn ended(pod: &Pod, name: &str, state: Option<&ContainerState>, asked: &Asked) -
         _ if pod.metadata.deletion_timestamp.is_some() => {
             Some(Outcome::Evicted { why: format!("its pod {name} was deleted") })
         }
-        _ => {
-            let message = terminated?.message.as_deref()?.trim();
-            // A shim that could say nothing where it should: what the runtime or the shim said instead.
-            (terminated?.exit_code != 0 && !message.is_empty())
+        reason => {
+            let Some(terminated) = terminated else {
+                // Nothing of it was started, or nobody can say.
+                let reason = status.message.as_deref().or(reason)?;
+                return Some(Outcome::Evicted { why: format!("its pod {name} was ended by the cluster: {reason}") });
+            };
+            let message = terminated.message.as_deref().unwrap_or_default().trim();
+            let unfit = terminated.reason.as_deref().is_some_and(|reason| NOT_STARTED.contains(&reason));
+            if unfit || message.contains("GLIBC_") {
+                let why = format!(
+                    "its pod {name} could not start the shim: {message}\nhint: an image needs the C library of Debian 12 or \
+                     later (glibc 2.36), and the processor of the agent's machine"
+                );
+                return Some(Outcome::Unprepared { why });
+            }
+            // A shim that could say nothing where it should: what it said instead.
+            (terminated.exit_code != 0 && !message.is_empty())
                 .then(|| Outcome::Lost { why: format!("its pod {name} ended: {message}") })
         }
     }
 }
 
-/// What the newest of these events says of why something has not come to be.
-pub fn warning<'a>(events: impl IntoIterator<Item = &'a Event>) -> Option<String> {
+/// What the newest of these events says of why something has not come to be, and whether that will stay so.
+pub fn warning<'a>(events: impl IntoIterator<Item = &'a Event>) -> Option<(String, bool)> {
     let told = events.into_iter().filter(|event| {
         event.type_.as_deref() == Some("Warning") && event.reason.as_deref().is_some_and(|r| WARNINGS.contains(&r))
     });
@@ -153,14 +192,20 @@ pub fn warning<'a>(events: impl IntoIterator<Item = &'a Event>) -> Option<String
         let seen = event.last_timestamp.as_ref().map(|time| time.0);
         seen.or_else(|| event.metadata.creation_timestamp.as_ref().map(|time| time.0))
     });
-    newest.and_then(|event| event.message.clone())
+    let newest = newest?;
+    let message = newest.message.clone()?;
+    // A quota that is used up has room again when something ends.
+    let refused = newest.reason.as_deref() == Some("FailedCreate") && !message.contains("exceeded quota");
+    Some((message, refused && newest.count.is_some_and(|count| count >= REFUSALS_MAX)))
 }
 
 /// Whether a refusal may be another one the next time.
 pub fn may_pass(code: u16, message: &str) -> bool {
     // A quota that is used up now has room when something ends.
     let quota = code == 403 && message.contains("exceeded quota");
-    quota || code == 409 || code == 429 || code >= 500
+    // A key that is just being changed, and a role that is not there yet.
+    let unknown = code == 401 || (code == 403 && message.contains(" cannot "));
+    quota || unknown || code == 409 || code == 429 || code >= 500
 }
 
 #[cfg(test)]
@@ -219,8 +264,15 @@ mod tests {
         assert!(matches!(over(of(drained)), Outcome::Evicted { why } if why.contains("EvictionByEvictionAPI")));
         let full = json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory"});
         assert!(matches!(over(of(full)), Outcome::Evicted { why } if why.contains("low on memory")));
-        let said = json!({"terminated": {"exitCode": 127, "reason": "StartError", "message": "no such file"}});
-        assert!(matches!(over(of(state("Failed", said))), Outcome::Lost { why } if why.contains("no such file")));
+        let said = json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": "no such file"}});
+        assert!(matches!(over(of(state("Failed", said))), Outcome::Unprepared { why } if why.contains("no such file")));
+        let said = json!({"terminated": {"exitCode": 1, "reason": "Error", "message": "the directory is gone"}});
+        assert!(matches!(over(of(state("Failed", said))), Outcome::Lost { why } if why.contains("is gone")));
+        let refused = json!({"phase": "Failed", "reason": "OutOfexample.com/gpu", "message": "no GPU is free"});
+        assert!(matches!(over(of(refused)), Outcome::Evicted { why } if why.contains("no GPU is free")));
+        // Whatever runs beside it.
+        let beside = state("Running", json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}));
+        assert!(matches!(over(of(beside)), Outcome::OutOfMemory { .. }));
         assert_eq!(of(state("Succeeded", json!({"terminated": {"exitCode": 0}}))), Stands::Over(None));
     }
 
@@ -251,6 +303,31 @@ mod tests {
     fn only_what_can_change_is_tried_again() {
         assert!(may_pass(403, "jobs is forbidden: exceeded quota: small"));
         assert!(may_pass(500, "") && may_pass(429, ""));
+        assert!(may_pass(401, "") && may_pass(403, "User \"x\" cannot create resource \"jobs\""));
         assert!(!may_pass(403, "violates PodSecurity") && !may_pass(422, "") && !may_pass(404, ""));
+    }
+
+    #[test]
+    fn a_kubelet_that_has_just_started_is_waited_for_and_a_wrong_user_is_not() {
+        let waiting = |message: &str| {
+            state("Pending", json!({"waiting": {"reason": "CreateContainerConfigError", "message": message}}))
+        };
+        assert!(matches!(of(waiting("services have not yet been read at least once")), Stands::Waits(_)));
+        let root = over(of(waiting("container has runAsNonRoot and image will run as root")));
+        assert!(matches!(&root, Outcome::Unprepared { why } if why.contains("user:")), "{root}");
+    }
+
+    #[test]
+    fn a_pod_that_is_refused_again_and_again_is_given_up_unless_a_quota_is_full() {
+        let event = |message: &str, count: i32| -> Event {
+            serde_json::from_value(json!({
+                "metadata": {}, "involvedObject": {}, "type": "Warning", "reason": "FailedCreate", "message": message,
+                "count": count
+            }))
+            .unwrap()
+        };
+        assert_eq!(warning([&event("violates PodSecurity", 1)]), Some(("violates PodSecurity".to_owned(), false)));
+        assert_eq!(warning([&event("violates PodSecurity", 3)]), Some(("violates PodSecurity".to_owned(), true)));
+        assert!(!warning([&event("exceeded quota: q", 9)]).unwrap().1);
     }
 }

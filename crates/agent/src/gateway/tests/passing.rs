@@ -200,3 +200,24 @@ async fn a_site_that_is_gone_is_passed_over() {
     b.endpoint.close().await;
     assert_eq!(a.get("/p/s/").await, (StatusCode::OK, "c".to_owned()));
 }
+
+/// Each is a stream of the one connection between the two sites, of which either end gives up all that it has held: there
+/// are more than may be open at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_between_sites_carries_any_number_of_requests() {
+    const CLIENTS: usize = 32;
+    const EACH: usize = 160;
+    const { assert!(CLIENTS * EACH > mesh::STREAMS_MAX as usize) };
+    let [a, b] = sites(["a", "b"]).await;
+    b.has("s", says("yes").await, false);
+    a.know(route("s@b"));
+    let clients = (0..CLIENTS).map(|_| async {
+        let mut sender = a.client().await;
+        for _ in 0..EACH {
+            within(sender.ready()).await.unwrap();
+            let answer = within(sender.send_request(request("GET", "/p/s/", Body::empty()))).await.unwrap();
+            assert_eq!(whole(answer).await, (StatusCode::OK, "yes".to_owned()));
+        }
+    });
+    futures_util::future::join_all(clients).await;
+}

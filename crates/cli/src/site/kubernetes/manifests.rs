@@ -7,6 +7,7 @@ use tombolo_core::SiteId;
 /// Where the site's directory is, in the agent's pod and in those of workloads.
 pub const SITE_DIR: &str = "/var/lib/tombolo";
 const CONFIG_DIR: &str = "/etc/tombolo";
+const SITE_FILE_ANNOTATION: &str = "tombolo.dev/site-file";
 /// In the secret with which the site joins.
 const TOKEN_KEY: &str = "token";
 /// Of the agent: 64 MiB for data on its way, and room for the rest.
@@ -22,8 +23,8 @@ pub struct Settings<'a> {
     pub site_file: &'a str,
     /// Of the volume; none where a claim that is there is to be used.
     pub volume: Option<Volume<'a>>,
-    /// A bucket that is the site's store, and the secret with the variables that lead to it.
-    pub store: Option<(&'a str, Option<&'a str>)>,
+    /// A bucket that is the site's store.
+    pub store: Option<&'a str>,
 }
 
 pub struct Volume<'a> {
@@ -116,12 +117,16 @@ fn deployment(settings: &Settings, name: &str, own: &Value, meta: &dyn Fn(&str) 
         format!("--gateway=0.0.0.0:{GATEWAY_PORT}"),
         "--or-run".to_owned(),
     ];
-    args.extend(store.map(|(url, _)| format!("--store={url}")));
+    args.extend(store.map(|url| format!("--store={url}")));
     let token = json!({
         "name": "TOMBOLO_JOIN_TOKEN",
         "valueFrom": {"secretKeyRef": {"name": format!("{name}-join"), "key": TOKEN_KEY, "optional": true}}
     });
     let mut env = vec![token, json!({"name": "HOME", "value": "/tmp"})];
+    // As in the pods of workloads.
+    for (name, dir) in [("UV_CACHE_DIR", "cache"), ("UV_PYTHON_INSTALL_DIR", "python")] {
+        env.push(json!({"name": name, "value": format!("{SITE_DIR}/envs/{dir}")}));
+    }
     env.extend(config.env.iter().map(|(name, value)| json!({"name": name, "value": value})));
     let mut container = json!({
         "name": "agent",
@@ -146,7 +151,7 @@ fn deployment(settings: &Settings, name: &str, own: &Value, meta: &dyn Fn(&str) 
     if let Some(policy) = &config.pull_policy {
         container["imagePullPolicy"] = policy.as_str().into();
     }
-    if let Some((_, Some(secret))) = store {
+    if let Some(secret) = &config.store_secret {
         container["envFrom"] = json!([{"secretRef": {"name": secret}}]);
     }
     let mut security = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
@@ -159,6 +164,8 @@ fn deployment(settings: &Settings, name: &str, own: &Value, meta: &dyn Fn(&str) 
     let pulls: Vec<Value> = config.pull_secrets.iter().map(|name| json!({"name": name})).collect();
     let mut pod = json!({
         "serviceAccountName": name,
+        // It has nothing to end: what runs goes on without it.
+        "terminationGracePeriodSeconds": 1,
         "securityContext": security,
         "containers": [container],
         "volumes": [
@@ -173,6 +180,12 @@ fn deployment(settings: &Settings, name: &str, own: &Value, meta: &dyn Fn(&str) 
     if !config.node_selector.is_empty() {
         pod["nodeSelector"] = json!(config.node_selector);
     }
+    if !config.tolerations.is_empty() {
+        pod["tolerations"] = json!(config.tolerations);
+    }
+    // Another site file is read by another pod.
+    let file = blake3::hash(settings.site_file.as_bytes()).to_hex()[..16].to_owned();
+    let template = json!({"labels": own, "annotations": {SITE_FILE_ANNOTATION: file}});
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(name),
         "spec": {
@@ -180,7 +193,7 @@ fn deployment(settings: &Settings, name: &str, own: &Value, meta: &dyn Fn(&str) 
             // Two agents would wait for one lock.
             "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": own},
-            "template": {"metadata": {"labels": own}, "spec": pod}
+            "template": {"metadata": template, "spec": pod}
         }
     })
 }
@@ -209,7 +222,7 @@ mod tests {
             config: &config,
             site_file: "name: cloud\n",
             volume,
-            store: Some(("s3://b/p", Some("bucket"))),
+            store: Some("s3://b/p"),
         };
         manifests(&settings)
     }
@@ -232,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_agents_pod_is_as_the_restricted_profile_asks() {
-        let all = made(|config| config.user = Some(10001));
+        let all = made(|config| (config.user, config.store_secret) = (Some(10001), Some("bucket".to_owned())));
         let pod = &of(&all, "Deployment")["spec"]["template"]["spec"];
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
         assert_eq!(pod["securityContext"]["fsGroup"], 10001);

@@ -1,4 +1,4 @@
-//! `tombolo site add --kubernetes`: a cluster becomes a site, whose agent runs in it.
+//! `tombolo site add NAME --kubernetes`: a cluster becomes a site, whose agent runs in it.
 
 mod manifests;
 
@@ -75,7 +75,11 @@ pub async fn add(session: &Session, site: &SiteId, options: KubernetesOptions, p
         config.queue = only_queue(client, &config.namespace).await;
     }
     let capacity = match &client {
-        Some(client) => Some(allocatable(client).await),
+        // What is on disk is on the volume.
+        Some(client) => Some(allocatable(client).await.map(|has| Resources {
+            disk_bytes: amount(&options.volume_size).filter(|_| options.claim.is_none()).unwrap_or_default() as u64,
+            ..has
+        })),
         None => None,
     };
     let site_file = site_file(file, place, &config, capacity)?;
@@ -89,7 +93,7 @@ pub async fn add(session: &Session, site: &SiteId, options: KubernetesOptions, p
             size: &options.volume_size,
             access: &options.volume_access,
         }),
-        store: place.store().map(|url| (url, options.store_secret.as_deref())),
+        store: place.store(),
     };
     let all = manifests::manifests(&settings);
     let Some(client) = client else { return print(site, &config.namespace, &all) };
@@ -121,8 +125,7 @@ fn control(session: &Session, options: &KubernetesOptions) -> Result<String, Fai
         return Err(Failure::usage(format!("pods can't reach the control plane at {url}"))
             .because("it is this machine's loopback")
             .hint(
-                "start it where the cluster's nodes can reach it (tombolo server --listen ADDRESS:7070 --agent-listen \
-                 ADDRESS:7071), and give --control http://ADDRESS:7070 if this command uses another address",
+                "start it where the cluster's nodes can reach it (tombolo server --listen 0.0.0.0:7070 --agent-listen 0.0.0.0:7071), and give --control http://ADDRESS:7070 if this command uses another address",
             ));
     }
     Ok(url)
@@ -137,6 +140,9 @@ fn complete(config: &mut KubernetesConfig, options: &KubernetesOptions, site: &S
     }
     config.claim = options.claim.clone().unwrap_or_else(|| name.clone());
     config.address = format!("{name}.{}.svc", options.namespace);
+    if options.store_secret.is_some() {
+        config.store_secret.clone_from(&options.store_secret);
+    }
     if config.user.is_none() && !config.any_user {
         config.user = Some(USER);
     }
@@ -178,7 +184,7 @@ fn site_file(
 fn print(site: &SiteId, namespace: &str, all: &[Value]) -> Result<(), Failure> {
     println!("# A Tombolo site in Kubernetes. It joins with a token, which is kept out of here:");
     println!(
-        "#   kubectl create secret generic {name}-join --namespace {namespace} --from-literal=token=<token of: tombolo site token --site {site}>",
+        "#   kubectl create secret generic {name}-join --namespace {namespace} --from-literal=token=$(tombolo site token --site {site})",
         name = manifests::name(site)
     );
     for one in all {
@@ -254,7 +260,6 @@ async fn allocatable(client: &Client) -> Result<Resources, String> {
         sum.add(&Resources {
             cpus_milli: (of("cpu") * 1000.0) as u64,
             memory_bytes: of("memory") as u64,
-            disk_bytes: of("ephemeral-storage") as u64,
             ..Resources::default()
         });
     }
