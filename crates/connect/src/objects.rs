@@ -225,18 +225,8 @@ impl Download {
     }
 }
 
-/// With every cause, since the outer error of an HTTP client says little.
 fn unreachable(address: &str, error: &dyn std::error::Error) -> ConnectError {
-    let mut why = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !why.contains(&text) {
-            why = format!("{why}: {text}");
-        }
-        source = cause.source();
-    }
-    ConnectError::Unreachable { address: address.to_owned(), why, hint: HINT }
+    ConnectError::Unreachable { address: address.to_owned(), why: tombolo_core::chain(error), hint: HINT }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! chance come in as arguments. The types derive serde's traits so that the edges can store and send
 //! them, but no format (JSON, YAML, SQL) is known here.
 
+mod chain;
 pub mod digest;
 pub mod draining;
 pub mod expect;
@@ -27,6 +28,7 @@ pub mod time;
 pub mod workload;
 pub mod world;
 
+pub use chain::chain;
 pub use digest::Digest;
 pub use ids::{Epoch, Name, RunId, SiteId, VersionId, WorkloadId};
 pub use residency::{Residency, Selector};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tombolo_core::chain;
 
 use crate::failure::Failure;
 
@@ -91,12 +92,6 @@ async fn ask(client: &reqwest::Client, url: &str, body: &serde_json::Value) -> R
     let status = answer.status();
     let text = answer.text().await.map_err(|error| chain(&error))?;
     if status.is_success() { Ok(()) } else { Err(format!("{status}: {text}")) }
-}
-
-/// An error with what it comes from: its own text often says just what was tried.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {

@@ -1,7 +1,7 @@
 //! The flights example as it is, with the control plane, agents and shims killed while it runs. It installs Python
 //! packages, so it runs only where that was asked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -38,6 +38,15 @@ fn project(world: &World) -> String {
     let dir = world.project("flights", &changed, &[]);
     copy(Path::new(EXAMPLE), Path::new(&dir));
     dir
+}
+
+/// Runs the example in this directory to its end; where the training ran, and what came out.
+pub(super) fn trained(world: &World, dir: &Path) -> (String, BTreeMap<String, String>) {
+    let ran = world.cli(&["run", &dir.display().to_string(), "--force", "--output", "json"]);
+    assert_eq!(ran.code, 0, "{ran}\n{}", world.logs());
+    let view: Value = serde_json::from_str(&ran.out).unwrap();
+    let site = workload(&view, "train")["attempts"][0]["site"].as_str().unwrap().to_owned();
+    (site, outputs(&view))
 }
 
 pub(super) fn copy(from: &Path, to: &Path) {

@@ -24,6 +24,7 @@ mod notebook;
 mod refusals;
 mod residency;
 mod runs;
+mod sameness;
 #[path = "../../../connect/tests/servers/mod.rs"]
 mod servers;
 mod slurm;

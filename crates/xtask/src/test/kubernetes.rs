@@ -17,7 +17,7 @@ pub struct Cluster {
     dir: tempfile::TempDir,
 }
 
-/// Why there is none to be had without building it, if so: that takes ten minutes and more, once.
+/// Why there is none to be had without building it, if so: that takes some ten minutes, once.
 pub fn lacking(root: &Path) -> Result<Option<String>> {
     if !process::is_root()? {
         return Ok(Some("a node needs root".to_owned()));
@@ -25,7 +25,7 @@ pub fn lacking(root: &Path) -> Result<Option<String>> {
     let built =
         process::command("bash").arg(scripts(root).join("build")).arg("--is-there").stdout(Stdio::null()).status()?;
     Ok((!built.success())
-        .then(|| "Kubernetes isn't built; cargo xtask test --kubernetes builds it, in 10 to 20 minutes".to_owned()))
+        .then(|| "Kubernetes isn't built; cargo xtask test --kubernetes builds it, in some ten minutes".to_owned()))
 }
 
 impl Cluster {

@@ -12,6 +12,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::{Semaphore, watch};
+use tombolo_core::chain;
 use tombolo_core::sync::Outcome;
 
 use super::job::SITE_LABEL;
@@ -218,10 +219,7 @@ impl Desk {
                     };
                 }
                 unwanted |= matches!(stands, Stands::Over(Some(Outcome::Unprepared { .. })));
-                // The first word on its end is the last: what is seen later is what was left of it.
-                if !matches!(*tracked.stands.borrow(), Stands::Over(_)) {
-                    scheduled::tell(&tracked.stands, stands);
-                }
+                tracked.tell(stands);
             }
         }
         if unwanted {
@@ -230,34 +228,24 @@ impl Desk {
         }
     }
 
-    /// Asks once about all that wait for a pod or in one.
-    async fn ask_why(&self) {
-        // By name, with the pod's where there is one.
-        let mut waiting: HashMap<String, Option<String>> = HashMap::new();
-        let mut unseen = Vec::new();
-        {
-            let held = self.held();
-            let Some(pods) = &held.pods else { return };
-            for tracked in held.tracked.values() {
-                let Some(made) = tracked.made else { continue };
-                if !tracked.seen && made.elapsed() > UNSEEN_MAX {
-                    unseen.push(tracked.name.clone());
-                }
-                if matches!(*tracked.stands.borrow(), Stands::Waits(_)) || !pods.contains_key(&tracked.name) {
-                    waiting.insert(tracked.name.clone(), pods.get(&tracked.name).map(ResourceExt::name_any));
-                }
-            }
-        }
+    /// Asks for those that were made and that no watch has told of: a watch that is blind doesn't say so.
+    async fn look_for_unseen(&self) {
+        let late = |one: &&Tracked| !one.seen && one.made.is_some_and(|made| made.elapsed() > UNSEEN_MAX);
+        let unseen: Vec<String> = self.held().tracked.values().filter(late).map(|one| one.name.clone()).collect();
         for name in unseen {
             let asked = ListParams::default().fields(&format!("metadata.name={name}"));
             if let Some(Ok(found)) = within(self.jobs().list(&asked)).await
                 && found.items.is_empty()
             {
-                // It is gone, and was never seen.
-                self.held().tracked.values_mut().filter(|one| one.name == name).for_each(|one| one.seen = true);
+                self.held().change(&name, |one| one.seen = true);
                 self.judge(&name);
             }
         }
+    }
+
+    /// Asks once about all that wait for a pod or in one.
+    async fn ask_why(&self) {
+        let waiting = self.held().waiting();
         if waiting.is_empty() {
             return;
         }
@@ -271,22 +259,42 @@ impl Desk {
         for (name, pod) in waiting {
             let told = about.get(pod.as_deref().unwrap_or(&name)).into_iter().flatten().copied();
             let warning = words::warning(told);
-            {
-                let mut held = self.held();
-                held.tracked.values_mut().filter(|one| one.name == name).for_each(|one| one.warning = warning.clone());
-            }
+            self.held().change(&name, |one| one.warning = warning.clone());
             self.judge(&name);
         }
+    }
+
+    /// Deletes a Job: its pod, if it has one, is told to end and gets its grace.
+    pub fn delete(&self, name: String) {
+        tokio::spawn(delete(self.jobs(), name));
     }
 }
 
 impl Held {
-    /// The first word on an end is the last: what is seen later is what was left of it.
+    /// What waits, by name, with its pod's where there is one.
+    fn waiting(&self) -> HashMap<String, Option<String>> {
+        let Some(pods) = &self.pods else { return HashMap::new() };
+        let waits = |one: &&Tracked| {
+            one.made.is_some() && (matches!(*one.stands.borrow(), Stands::Waits(_)) || !pods.contains_key(&one.name))
+        };
+        let named = |one: &Tracked| (one.name.clone(), pods.get(&one.name).map(ResourceExt::name_any));
+        self.tracked.values().filter(waits).map(named).collect()
+    }
+
     fn over(&self, name: &str, how: impl Fn(&Asked) -> Stands) {
-        for tracked in self.tracked.values().filter(|tracked| tracked.name == name) {
-            if !matches!(*tracked.stands.borrow(), Stands::Over(_)) {
-                scheduled::tell(&tracked.stands, how(&tracked.asked));
-            }
+        self.tracked.values().filter(|one| one.name == name).for_each(|one| one.tell(how(&one.asked)));
+    }
+
+    fn change(&mut self, name: &str, how: impl Fn(&mut Tracked)) {
+        self.tracked.values_mut().filter(|one| one.name == name).for_each(how);
+    }
+}
+
+impl Tracked {
+    /// The first word on an end is the last: what is seen later is what was left of it.
+    fn tell(&self, stands: Stands) {
+        if !matches!(*self.stands.borrow(), Stands::Over(_)) {
+            scheduled::tell(&self.stands, stands);
         }
     }
 }
@@ -334,6 +342,7 @@ async fn ask_why(desk: Weak<Desk>) {
     loop {
         tokio::time::sleep(ASK_WHY_EVERY).await;
         let Some(desk) = desk.upgrade() else { return };
+        desk.look_for_unseen().await;
         desk.ask_why().await;
     }
 }
@@ -407,13 +416,6 @@ impl Submission {
     }
 }
 
-impl Desk {
-    /// Deletes a Job: its pod, if it has one, is told to end and gets its grace.
-    pub fn delete(&self, name: String) {
-        tokio::spawn(delete(self.jobs(), name));
-    }
-}
-
 /// Said until it is heard.
 async fn delete(jobs: Api<Job>, name: String) {
     let mut pause = PAUSE_MIN;
@@ -430,18 +432,4 @@ async fn delete(jobs: Api<Job>, name: String) {
         pause = (pause * 2).min(PAUSE_MAX);
     }
     tracing::warn!(job = name, "a Job can't be deleted: the cluster does not answer");
-}
-
-/// An error with what lies under it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut under = error.source();
-    while let Some(error) = under {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        under = error.source();
-    }
-    text
 }

@@ -121,6 +121,63 @@ pub fn job(making: &Making) -> io::Result<Job> {
 
 fn pod(making: &Making) -> io::Result<PodSpec> {
     let Making { config, spec, .. } = making;
+    let (volumes, mounts) = volumes(making)?;
+    let (selector, tolerations) = nodes(config, &spec.resources)?;
+    let grace_s = i64::try_from(spec.grace.0.div_ceil(1000)).unwrap_or(i64::MAX - KEEP_S);
+    let pull = |name: &String| LocalObjectReference { name: name.clone() };
+    Ok(PodSpec {
+        automount_service_account_token: Some(config.service_account.is_some()),
+        service_account_name: config.service_account.clone(),
+        containers: vec![container(making, mounts)],
+        enable_service_links: Some(false),
+        image_pull_secrets: Some(config.pull_secrets.iter().map(pull).collect()),
+        node_selector: Some(selector),
+        priority_class_name: config.priority_class.clone(),
+        restart_policy: Some("Never".to_owned()),
+        security_context: Some(pod_security(config.user)),
+        termination_grace_period_seconds: Some(grace_s.saturating_add(KEEP_S)),
+        tolerations: Some(tolerations),
+        volumes: Some(volumes),
+        ..PodSpec::default()
+    })
+}
+
+fn container(making: &Making, mounts: Vec<VolumeMount>) -> Container {
+    let Making { config, spec, .. } = making;
+    let dir = making.site_dir.display();
+    let mut env = vec![
+        variable("HOME", "/tmp"),
+        // An image needn't know the user.
+        variable("USER", "tombolo"),
+        variable("LOGNAME", "tombolo"),
+        // Shared by all that make environments at this site, and by those that use them.
+        variable("UV_CACHE_DIR", &format!("{dir}/envs/cache")),
+        variable("UV_PYTHON_INSTALL_DIR", &format!("{dir}/envs/python")),
+    ];
+    env.extend(config.env.iter().map(|(name, value)| variable(name, value)));
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(spec.image.clone().unwrap_or_else(|| config.image.clone())),
+        image_pull_policy: config.pull_policy.clone(),
+        command: Some(making.command.clone()),
+        env: Some(env),
+        env_from: config.store_secret.as_ref().map(|secret| {
+            let name = secret.clone();
+            let secret_ref = Some(SecretEnvSource { name, optional: None });
+            vec![EnvFromSource { secret_ref, ..EnvFromSource::default() }]
+        }),
+        resources: Some(requirements(&spec.resources, &config.accelerators)),
+        security_context: Some(restricted()),
+        volume_mounts: Some(mounts),
+        // What the shim has said at last is then in the pod's state.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..Container::default()
+    }
+}
+
+/// What is in a pod beside its image, and where.
+fn volumes(making: &Making) -> io::Result<(Vec<Volume>, Vec<VolumeMount>)> {
+    let Making { config, .. } = making;
     let mount = |name: &str, path: &str| VolumeMount {
         name: name.to_owned(),
         mount_path: path.to_owned(),
@@ -156,63 +213,24 @@ fn pod(making: &Making) -> io::Result<PodSpec> {
         let path = further.path.display().to_string();
         mounts.push(VolumeMount { read_only: Some(further.read_only), ..mount(&name, &path) });
     }
-    let mut env = vec![
-        variable("HOME", "/tmp"),
-        // An image needn't know the user.
-        variable("USER", "tombolo"),
-        variable("LOGNAME", "tombolo"),
-        // Shared by all that make environments at this site, and by those that use them.
-        variable("UV_CACHE_DIR", &format!("{dir}/envs/cache")),
-        variable("UV_PYTHON_INSTALL_DIR", &format!("{dir}/envs/python")),
-    ];
-    env.extend(config.env.iter().map(|(name, value)| variable(name, value)));
-    let container = Container {
-        name: CONTAINER.to_owned(),
-        image: Some(spec.image.clone().unwrap_or_else(|| config.image.clone())),
-        image_pull_policy: config.pull_policy.clone(),
-        command: Some(making.command.clone()),
-        env: Some(env),
-        env_from: config.store_secret.as_ref().map(|secret| {
-            let name = secret.clone();
-            let secret_ref = Some(SecretEnvSource { name, optional: None });
-            vec![EnvFromSource { secret_ref, ..EnvFromSource::default() }]
-        }),
-        resources: Some(requirements(&spec.resources, &config.accelerators)),
-        security_context: Some(restricted()),
-        volume_mounts: Some(mounts),
-        // What the shim has said at last is then in the pod's state.
-        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        ..Container::default()
-    };
+    Ok((volumes, mounts))
+}
+
+/// Which nodes a pod may go to.
+fn nodes(config: &KubernetesConfig, needs: &Resources) -> io::Result<(BTreeMap<String, String>, Vec<Toleration>)> {
     let mut selector = config.node_selector.clone();
     // The program comes from the volume, not from the image.
     selector.entry("kubernetes.io/os".to_owned()).or_insert_with(|| "linux".to_owned());
     selector.entry("kubernetes.io/arch".to_owned()).or_insert_with(|| arch().to_owned());
     let mut tolerations = config.tolerations.clone();
-    for accelerator in spec.resources.gpus.keys().filter_map(|kind| config.accelerators.get(kind)) {
+    for accelerator in needs.gpus.keys().filter_map(|kind| config.accelerators.get(kind)) {
         selector.extend(accelerator.node_selector.clone());
         tolerations.extend(accelerator.tolerations.clone());
     }
     let tolerations: Result<Vec<Toleration>, _> = tolerations.into_iter().map(serde_json::from_value).collect();
     let tolerations =
         tolerations.map_err(|error| io::Error::other(format!("a toleration in the site file is none: {error}")))?;
-    let grace_s = i64::try_from(spec.grace.0.div_ceil(1000)).unwrap_or(i64::MAX - KEEP_S);
-    let pull = |name: &String| LocalObjectReference { name: name.clone() };
-    Ok(PodSpec {
-        automount_service_account_token: Some(config.service_account.is_some()),
-        service_account_name: config.service_account.clone(),
-        containers: vec![container],
-        enable_service_links: Some(false),
-        image_pull_secrets: Some(config.pull_secrets.iter().map(pull).collect()),
-        node_selector: Some(selector),
-        priority_class_name: config.priority_class.clone(),
-        restart_policy: Some("Never".to_owned()),
-        security_context: Some(pod_security(config.user)),
-        termination_grace_period_seconds: Some(grace_s.saturating_add(KEEP_S)),
-        tolerations: Some(tolerations),
-        volumes: Some(volumes),
-        ..PodSpec::default()
-    })
+    Ok((selector, tolerations))
 }
 
 /// As nodes are labelled.

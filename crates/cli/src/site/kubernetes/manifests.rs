@@ -106,6 +106,52 @@ fn policy(name: &str, site: &SiteId, agent: &Value, meta: &dyn Fn(&str) -> Value
 }
 
 fn deployment(settings: &Settings, name: &str, own: &Value, meta: &dyn Fn(&str) -> Value) -> Value {
+    let Settings { config, .. } = settings;
+    let mut security = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
+    if let Some(user) = config.user {
+        for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+            security[field] = user.into();
+        }
+        security["fsGroupChangePolicy"] = "OnRootMismatch".into();
+    }
+    let pulls: Vec<Value> = config.pull_secrets.iter().map(|name| json!({"name": name})).collect();
+    let mut pod = json!({
+        "serviceAccountName": name,
+        // It has nothing to end: what runs goes on without it.
+        "terminationGracePeriodSeconds": 1,
+        "securityContext": security,
+        "containers": [container(settings, name)],
+        "volumes": [
+            {"name": "site", "persistentVolumeClaim": {"claimName": config.claim}},
+            {"name": "config", "configMap": {"name": name}},
+            {"name": "tmp", "emptyDir": {}}
+        ]
+    });
+    if !pulls.is_empty() {
+        pod["imagePullSecrets"] = pulls.into();
+    }
+    if !config.node_selector.is_empty() {
+        pod["nodeSelector"] = json!(config.node_selector);
+    }
+    if !config.tolerations.is_empty() {
+        pod["tolerations"] = json!(config.tolerations);
+    }
+    // Another site file is read by another pod.
+    let file = blake3::hash(settings.site_file.as_bytes()).to_hex()[..16].to_owned();
+    let template = json!({"labels": own, "annotations": {SITE_FILE_ANNOTATION: file}});
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(name),
+        "spec": {
+            "replicas": 1,
+            // Two agents would wait for one lock.
+            "strategy": {"type": "Recreate"},
+            "selector": {"matchLabels": own},
+            "template": {"metadata": template, "spec": pod}
+        }
+    })
+}
+
+fn container(settings: &Settings, name: &str) -> Value {
     let Settings { site, control, config, store, .. } = settings;
     let mut args = vec![
         "agent".to_owned(),
@@ -154,48 +200,7 @@ fn deployment(settings: &Settings, name: &str, own: &Value, meta: &dyn Fn(&str) 
     if let Some(secret) = &config.store_secret {
         container["envFrom"] = json!([{"secretRef": {"name": secret}}]);
     }
-    let mut security = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
-    if let Some(user) = config.user {
-        for field in ["runAsUser", "runAsGroup", "fsGroup"] {
-            security[field] = user.into();
-        }
-        security["fsGroupChangePolicy"] = "OnRootMismatch".into();
-    }
-    let pulls: Vec<Value> = config.pull_secrets.iter().map(|name| json!({"name": name})).collect();
-    let mut pod = json!({
-        "serviceAccountName": name,
-        // It has nothing to end: what runs goes on without it.
-        "terminationGracePeriodSeconds": 1,
-        "securityContext": security,
-        "containers": [container],
-        "volumes": [
-            {"name": "site", "persistentVolumeClaim": {"claimName": config.claim}},
-            {"name": "config", "configMap": {"name": name}},
-            {"name": "tmp", "emptyDir": {}}
-        ]
-    });
-    if !pulls.is_empty() {
-        pod["imagePullSecrets"] = pulls.into();
-    }
-    if !config.node_selector.is_empty() {
-        pod["nodeSelector"] = json!(config.node_selector);
-    }
-    if !config.tolerations.is_empty() {
-        pod["tolerations"] = json!(config.tolerations);
-    }
-    // Another site file is read by another pod.
-    let file = blake3::hash(settings.site_file.as_bytes()).to_hex()[..16].to_owned();
-    let template = json!({"labels": own, "annotations": {SITE_FILE_ANNOTATION: file}});
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(name),
-        "spec": {
-            "replicas": 1,
-            // Two agents would wait for one lock.
-            "strategy": {"type": "Recreate"},
-            "selector": {"matchLabels": own},
-            "template": {"metadata": template, "spec": pod}
-        }
-    })
+    container
 }
 
 /// The secret that the agent joins with, once.

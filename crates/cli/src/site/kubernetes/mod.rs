@@ -12,7 +12,7 @@ use serde_json::Value;
 use tombolo_agent::driver::kubernetes::KubernetesConfig;
 use tombolo_api::project::size;
 use tombolo_api::wire::{JoinTokenMade, NewJoinToken};
-use tombolo_core::{Resources, SiteId};
+use tombolo_core::{Resources, SiteId, chain};
 
 use crate::agent::Place;
 use crate::failure::Failure;
@@ -292,19 +292,6 @@ async fn only_queue(client: &Client, namespace: &str) -> Option<String> {
         return None;
     }
     found.pop()?.metadata.name
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut under = error.source();
-    while let Some(error) = under {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        under = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

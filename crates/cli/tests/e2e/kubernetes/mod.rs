@@ -12,8 +12,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::flights;
+use super::sameness;
 use super::slurm::cluster::Cluster as Slurm;
-use super::world::{SOON, World, left_out, may_install, outputs, wait, workload};
+use super::world::{SOON, World, left_out, may_install, wait, workload};
 use cluster::Cluster;
 
 /// After its API server was away the cluster itself takes more than a minute to be what it was.
@@ -58,6 +59,10 @@ fn world_with(test: &str, site: &str, facts: &[&str]) -> Option<Clustered> {
 }
 
 impl Clustered {
+    fn wait_mark_line(&self, line: &str) {
+        wait(SOON, "it runs", || fs::read_to_string(self.marks()).ok()?.lines().any(|one| one == line).then_some(()));
+    }
+
     fn install(&self, file: &Value, facts: &[&str]) {
         let path = self.path("site.yaml");
         fs::write(&path, file.to_string()).unwrap();
@@ -83,18 +88,6 @@ impl Clustered {
     }
 }
 
-impl Clustered {
-    fn wait_mark_line(&self, line: &str) {
-        wait(SOON, "it runs", || fs::read_to_string(self.marks()).ok()?.lines().any(|one| one == line).then_some(()));
-    }
-}
-
-const TWO: &str = "
-stages:
-  make: {run: 'echo made by $TOMBOLO_STAGE; echo 7 > outputs/number/n', out: [number], site: SITE}
-  read: {run: 'n=$(cat inputs/number/n); echo $((n * 6)) > outputs/answer/n; exit 0', in: [number], out: [answer], site: SITE}
-";
-
 /// The same project, but for the site's name, gives the same bytes at a host and at a cluster; what is printed and how it
 /// ends are the same. The namespace takes only what the restricted profile allows.
 #[test]
@@ -108,23 +101,9 @@ fn a_project_runs_as_it_does_on_a_host() {
     world.join("lab", &[]);
     let clustered = Clustered { world, cluster, site: "cloud".to_owned() };
     clustered.install(&json!({"kubernetes": {"pull_policy": "Never"}}), &[]);
-    let run_at = |site: &str| {
-        let yaml = format!("project: {site}{}", TWO.replace("SITE", site));
-        let run = clustered.submit(&clustered.project(site, &yaml, &[]));
-        let view = clustered.wait_run(&run, &["succeeded", "failed"]);
-        assert_eq!(view["state"], "succeeded", "{view:#}\n{}", clustered.logs());
-        let logs = clustered.ok(&["logs", &format!("{run}/make")]);
-        (outputs(&view), logs.contains("made by make"))
-    };
-    let (host, pods) = (run_at("lab"), run_at("cloud"));
-    assert_eq!(host, pods);
-    assert!(host.1);
+    sameness::check(&clustered, "lab", "cloud");
     let pods = clustered.cluster.pods();
     assert!(pods.iter().any(|(name, _)| name.starts_with("cloud-1-make-1-")), "{pods:?}");
-    // An exit code is the command's own.
-    let yaml = "project: bad\nstages:\n  x: {run: 'echo no >&2; exit 7', site: cloud}\n";
-    let view = clustered.wait_run(&clustered.submit(&clustered.project("bad", yaml, &[])), &["failed"]);
-    assert_eq!(workload(&view, "x")["why"], "exited with code 7");
 }
 
 /// The flights example without a changed line, at a host, a Kubernetes and a Slurm: the training runs at the one and, when
@@ -157,17 +136,10 @@ fn flights_run_as_they_are_at_three_kinds_of_sites() {
     clustered.install(&file, &[&public[..], &["cpu_hour=0.04"]].concat());
     let dir = clustered.path("projects").join("flights");
     flights::copy(Path::new(flights::EXAMPLE), &dir);
-    let run = || {
-        let ran = clustered.cli(&["run", &dir.display().to_string(), "--force", "--output", "json"]);
-        assert_eq!(ran.code, 0, "{ran}\n{}\n{}", clustered.logs(), clustered.cluster.logs());
-        let view: Value = serde_json::from_str(&ran.out).unwrap();
-        let site = workload(&view, "train")["attempts"][0]["site"].as_str().unwrap().to_owned();
-        (site, outputs(&view))
-    };
-    let (at, made) = run();
+    let (at, made) = flights::trained(&clustered, &dir);
     assert_eq!(at, "cloud");
     clustered.ok(&["site", "set", "cloud", "--draining", "true"]);
-    let (at, again) = run();
+    let (at, again) = flights::trained(&clustered, &dir);
     assert_eq!(at, "prod");
     assert_eq!(made, again);
 }

@@ -8,7 +8,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::flights;
-use super::world::{SOON, World, left_out, may_install, outputs, wait, workload};
+use super::sameness;
+use super::world::{SOON, World, left_out, may_install, wait, workload};
 use cluster::Cluster;
 
 /// A world with the cluster as its site `hpc`; nothing where there can't be one here.
@@ -35,13 +36,6 @@ fn note(world: &World, run: &str, stage: &str) -> String {
     view["why"].as_str().unwrap_or_default().to_owned()
 }
 
-const TWO: &str = "
-project: two
-stages:
-  make: {run: 'echo made by $TOMBOLO_STAGE; echo 7 > outputs/number/n', out: [number], site: SITE}
-  read: {run: 'n=$(cat inputs/number/n); echo $((n * 6)) > outputs/answer/n; exit 0', in: [number], out: [answer], site: SITE}
-";
-
 /// The same project, but for the site's name, gives the same bytes at a host and at a cluster; what is printed and how it
 /// ends are the same.
 #[test]
@@ -50,23 +44,8 @@ fn a_project_runs_as_it_does_on_a_host() {
     world.join("lab", &[]);
     let sites = world.json(&["site", "show", "hpc"]);
     assert_eq!(sites["site"]["capacity"]["cpus_milli"], 4000, "{sites:#}");
-    let run_at = |site: &str| {
-        let project =
-            world.project(site, &TWO.replace("SITE", site).replace("project: two", &format!("project: {site}")), &[]);
-        let run = world.submit(&project);
-        let view = world.wait_run(&run, &["succeeded", "failed"]);
-        assert_eq!(view["state"], "succeeded", "{view:#}\n{}", world.logs());
-        let logs = world.ok(&["logs", &format!("{run}/make")]);
-        (outputs(&view), logs.contains("made by make"))
-    };
-    let (host, slurm) = (run_at("lab"), run_at("hpc"));
-    assert_eq!(host, slurm);
-    assert!(host.1);
+    sameness::check(&world, "lab", "hpc");
     assert!(cluster.jobs().iter().any(|(_, _, name)| name == "tombolo:hpc:hpc-1/make.1"), "{:?}", cluster.jobs());
-    // An exit code is the command's own.
-    let project = world.project("bad", "project: bad\nstages:\n  x: {run: 'echo no >&2; exit 7', site: hpc}\n", &[]);
-    let view = world.wait_run(&world.submit(&project), &["failed"]);
-    assert_eq!(workload(&view, "x")["why"], "exited with code 7");
 }
 
 /// The flights example without a changed line, with the cluster as its cheapest site; and, to the byte, the same without
@@ -82,14 +61,7 @@ fn flights_run_as_they_are_with_a_cluster_among_the_sites() {
     world.join("prod", &[&public[..], &["cpu_hour=0.10"]].concat());
     let dir = world.path("projects").join("flights");
     flights::copy(Path::new(flights::EXAMPLE), &dir);
-    let run = || {
-        let ran = world.cli(&["run", &dir.display().to_string(), "--force", "--output", "json"]);
-        assert_eq!(ran.code, 0, "{ran}\n{}", world.logs());
-        let view: Value = serde_json::from_str(&ran.out).unwrap();
-        let site = workload(&view, "train")["attempts"][0]["site"].as_str().unwrap().to_owned();
-        (site, outputs(&view))
-    };
-    let (at, made) = run();
+    let (at, made) = flights::trained(&world, &dir);
     assert_eq!(at, "cloud");
     assert!(
         cluster.jobs().iter().any(|(_, _, name)| name == "tombolo:cloud:flights-1/train.1"),
@@ -97,7 +69,7 @@ fn flights_run_as_they_are_with_a_cluster_among_the_sites() {
         cluster.jobs()
     );
     world.ok(&["site", "set", "cloud", "--draining", "true"]);
-    let (at, again) = run();
+    let (at, again) = flights::trained(&world, &dir);
     assert_ne!(at, "cloud");
     assert_eq!(made, again);
 }
