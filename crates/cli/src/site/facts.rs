@@ -224,5 +224,7 @@ mod tests {
         assert_eq!(file.labels["visibility"], "private");
         std::fs::write(&path, "colour: blue\n").unwrap();
         assert!(SiteFile::load(&path).unwrap_err().why.unwrap().contains("colour"));
+        std::fs::write(&path, "kubernetes: { quue: ml }\n").unwrap();
+        assert!(SiteFile::load(&path).unwrap_err().why.unwrap().contains("quue"));
     }
 }

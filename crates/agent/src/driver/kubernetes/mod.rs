@@ -37,7 +37,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(320);
 
 /// How Jobs are made, beside what their workloads ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct KubernetesConfig {
     pub namespace: String,
     /// Of workloads that name none.

@@ -22,6 +22,8 @@ use manifests::{Settings, Volume};
 
 /// Who has applied what, to the cluster.
 const MANAGER: &str = "tombolo";
+/// Of what an object of the site's is called, with room for what is put behind it.
+const NAME_MAX: usize = 57;
 /// The user of the runner image.
 const USER: i64 = 10_001;
 const KUEUE: GroupVersionKindText = ("kueue.x-k8s.io", "v1beta1", "LocalQueue");
@@ -66,6 +68,7 @@ pub struct KubernetesOptions {
 }
 
 pub async fn add(session: &Session, site: &SiteId, options: KubernetesOptions, place: &Place) -> Result<(), Failure> {
+    check_name(site)?;
     let mut file = place.site_file()?;
     let control = control(session, &options)?;
     let client = if options.print { None } else { Some(connect(options.context.as_deref()).await?) };
@@ -114,6 +117,19 @@ pub async fn add(session: &Session, site: &SiteId, options: KubernetesOptions, p
     }
     eprintln!("the agent starts in the namespace {}; see it join: tombolo site ls", config.namespace);
     Ok(())
+}
+
+/// Kubernetes' names are narrower than ours.
+fn check_name(site: &SiteId) -> Result<(), Failure> {
+    let name = manifests::name(site);
+    if name.len() <= NAME_MAX && !name.contains('_') && !name.ends_with('-') {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("a site in Kubernetes can't be called {site}"))
+        .because(format!(
+            "its objects would be called {name}; they may have no _, no - at the end and {NAME_MAX} characters at most"
+        ))
+        .hint("choose another name for the site"))
 }
 
 /// Where pods find the control plane, which can't be this machine's loopback.
@@ -297,6 +313,16 @@ async fn only_queue(client: &Client, namespace: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_kubernetes_refuses_are_refused_before() {
+        for (name, good) in
+            [("cloud", true), ("a-1", true), ("my_site", false), ("x-", false), (&"x".repeat(60), false)]
+        {
+            let Ok(site) = SiteId::new(name) else { continue };
+            assert_eq!(check_name(&site).is_ok(), good, "{name}");
+        }
+    }
 
     #[test]
     fn quantities_are_read() {
