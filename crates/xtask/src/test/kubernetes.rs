@@ -11,6 +11,10 @@ use crate::{image, process};
 /// Where the tests find it.
 pub const VARIABLE: &str = "TOMBOLO_E2E_KUBERNETES";
 
+/// What the lane may write, with a margin: archives of two images and what containerd unpacks of them, pods' volumes, logs.
+/// With less, the node would evict pods in the midst of the tests.
+const DISK_GIB: u64 = 6;
+
 /// Up for as long as this lives.
 pub struct Cluster {
     scripts: PathBuf,
@@ -21,6 +25,11 @@ pub struct Cluster {
 pub fn lacking(root: &Path) -> Result<Option<String>> {
     if !process::is_root()? {
         return Ok(Some("a node needs root".to_owned()));
+    }
+    let free = free_gib(&std::env::temp_dir())?;
+    if free < DISK_GIB {
+        let dir = std::env::temp_dir();
+        return Ok(Some(format!("it needs {DISK_GIB} GiB of disk in {}, where {free} GiB are free", dir.display())));
     }
     let built =
         process::command("bash").arg(scripts(root).join("build")).arg("--is-there").stdout(Stdio::null()).status()?;
@@ -77,6 +86,14 @@ impl Drop for Cluster {
             eprintln!("the cluster in {} is not down", self.dir.path().display());
         }
     }
+}
+
+/// Rounded down.
+fn free_gib(dir: &Path) -> Result<u64> {
+    let said = process::output(process::command("df").args(["--output=avail", "--block-size=1G"]).arg(dir))?;
+    // df rounds up.
+    let blocks: u64 = said.lines().last().unwrap_or_default().trim().parse().context("df tells no number")?;
+    Ok(blocks.saturating_sub(1))
 }
 
 fn scripts(root: &Path) -> PathBuf {
