@@ -24,6 +24,7 @@ pub mod python;
 pub mod shim;
 mod state;
 pub mod tracking;
+pub mod workloads;
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -129,6 +130,7 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
 
     let (wakes, woken) = mpsc::channel(mind::WAKES_MAX);
     let launcher = launcher(&config, &layout.0, options.shim_command).await?;
+    let resources = resources(&config, &launcher, &layout.0, &store)?;
     let (host, tracking_port) = (launcher.host(), launcher.tracking_port());
     let in_cluster = host.clone().filter(|_| tracking_port.is_some());
     let driver = driver::Driver::new(site.clone(), &layout.0, store_key.clone(), launcher, seen(&wakes));
@@ -179,6 +181,9 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     let serving = answer::Serving { store, site: site.clone(), grant_key, revoked: revoked_seen, time: control_time };
     tokio::spawn(answer::serve_sites(endpoint.clone(), serving, gateway));
     tokio::spawn(line::hold(config, endpoint, answerer, wakes, line));
+    if let Some(resources) = resources {
+        tokio::spawn(resources.run());
+    }
     started(Started { site, key: public, store: store_dir, store_key, gateway: gateway_address });
     mind.run(woken).await
 }
@@ -198,6 +203,24 @@ async fn launcher(
     let made = tokio::task::spawn_blocking(move || driver::slurm::Slurm::new(slurm, site, &at, &shim_command)).await;
     let made = made.map_err(|panic| config::io(dir, std::io::Error::other(panic)))?;
     Ok(driver::Launcher::Slurm(made.map_err(|error| config::io(dir, error))?))
+}
+
+/// The cluster's `Workload`s, where they are submitted from here.
+fn resources(
+    config: &config::Config,
+    launcher: &driver::Launcher,
+    dir: &std::path::Path,
+    store: &Arc<Store>,
+) -> Result<Option<workloads::Workloads>, AgentError> {
+    let (Some(cluster), driver::Launcher::Kubernetes(kubernetes)) = (&config.kubernetes, launcher) else {
+        return Ok(None);
+    };
+    if !cluster.workloads {
+        return Ok(None);
+    }
+    let (namespace, control, site) = (cluster.namespace.clone(), cluster.control.clone(), config.info.id.clone());
+    let opened = workloads::Workloads::open(kubernetes.client(), namespace, control, site, dir, store.clone());
+    Ok(Some(opened.map_err(|error| config::io(dir, error))?))
 }
 
 /// Brings again what a shim has found damaged.

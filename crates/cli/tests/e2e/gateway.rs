@@ -191,17 +191,24 @@ fn sites_seen(all: &[Asked]) -> Vec<String> {
 
 /// A service goes from `here` to `there` and back, twice, under load.
 pub(super) fn switches(world: &World) {
+    switches_to(world, &["there", "here", "there", "here"]);
+}
+
+/// A service goes from `here` to one site after the other, under load.
+pub(super) fn switches_to(world: &World, way: &[&str]) {
     serving(world, "access: public");
     let gateways = gateways(world);
-    let load = Load::start(&[&gateways["here"], &gateways["there"]]);
+    let load = Load::start(&gateways.values().collect::<Vec<_>>());
     load.more(100);
-    for to in ["there", "here", "there", "here"] {
+    for to in way {
         let moved = world.json(&["move", "predict", "--to", to]);
         assert_eq!((moved["method"].as_str(), moved["stage"].as_str()), (Some("switch"), Some("done")), "{moved:#}");
         load.more(100);
     }
     let all = load.end();
-    assert_eq!(sites_seen(&all), ["here", "there"]);
+    let mut sites: Vec<&str> = gateways.keys().map(String::as_str).collect();
+    sites.sort_unstable();
+    assert_eq!(sites_seen(&all), sites);
     check(world, &all);
 }
 

@@ -9,12 +9,12 @@ use super::world::{SOON, World, poll, wait, workload};
 
 const SITES: [(&str, &[&str]); 2] = [("here", &[]), ("there", &[])];
 
-/// Counts to 60 from where its state says, ten in a second; each number leaves a mark. Asked to stop, it ends between two
+/// Counts from where its state says, ten in a second; each number leaves a mark. Asked to stop, it ends between two
 /// numbers: one that it could not write down, since all its processes are asked, it has not counted.
 const COUNT: &str = r#"
 n=$(cat "$TOMBOLO_STATE/n" 2>/dev/null || echo 0)
 trap 'stop=75' TERM
-while [ "$n" -lt 60 ]; do
+while [ "$n" -lt $LAST ]; do
   n=$((n + 1))
   echo "$n" > "$TOMBOLO_STATE/n.new"
   # All its processes are asked to stop: this one does all of it or nothing.
@@ -32,11 +32,18 @@ stages:
   count: { run: 'sh count.sh', out: [sum] }
 ";
 
+/// What is counted to unless there is much to do meanwhile.
+const LAST: usize = 60;
+
 /// One that runs at `here` for a while, though it may be anywhere.
 fn counting(world: &World) -> String {
+    counting_to(world, LAST)
+}
+
+fn counting_to(world: &World, last: usize) -> String {
     // It begins at the dearest, which the other is not when it begins.
     world.ok(&["site", "set", "there", "--price", "cpu_hour=9"]);
-    let dir = world.project("counting", YAML, &[("count.sh", COUNT)]);
+    let dir = world.project("counting", YAML, &[("count.sh", &COUNT.replace("$LAST", &last.to_string()))]);
     let run = world.submit(&dir);
     world.wait_mark("count", 5);
     run
@@ -68,13 +75,7 @@ pub(super) fn there_and_back(world: &World) {
     assert_eq!((back["to"].as_str(), back["stage"].as_str()), (Some("here"), Some("done")));
 
     let view = world.wait_run(&run, &["succeeded"]);
-    let marks = world.marks_of("count");
-    let counted: Vec<usize> = marks.iter().map(|mark| mark.split('@').next().unwrap().parse().unwrap()).collect();
-    assert_eq!(counted, (1..=60).collect::<Vec<_>>(), "{marks:?}");
-    assert!(marks.iter().any(|mark| mark.ends_with("@there")), "{marks:?}");
-    let attempts = workload(&view, "count")["attempts"].as_array().unwrap().clone();
-    let sites: Vec<&str> = attempts.iter().map(|attempt| attempt["site"].as_str().unwrap()).collect();
-    assert_eq!(sites, ["here", "there", "here"]);
+    counted(world, &view, LAST, &["here", "there", "here"]);
 
     let stays = world.json(&["history", &format!("{run}/count")]);
     let stays: Vec<_> = stays
@@ -94,6 +95,44 @@ pub(super) fn there_and_back(world: &World) {
     let ways: Vec<_> = moves.as_array().unwrap().iter().map(|one| one["to"].as_str().unwrap()).collect();
     assert_eq!(ways, ["here", "there"], "the newest first");
     assert_eq!(moves[1]["why"], "maintenance");
+}
+
+/// Each number was counted once, and something at each of the sites.
+fn counted(world: &World, view: &Value, last: usize, sites: &[&str]) {
+    let marks = world.marks_of("count");
+    let numbers: Vec<usize> = marks.iter().map(|mark| mark.split('@').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(numbers, (1..=last).collect::<Vec<_>>(), "{marks:?}");
+    for site in sites {
+        assert!(marks.iter().any(|mark| mark.ends_with(&format!("@{site}"))), "{marks:?}");
+    }
+    let attempts = workload(view, "count")["attempts"].as_array().unwrap().clone();
+    let at: Vec<&str> = attempts.iter().map(|attempt| attempt["site"].as_str().unwrap()).collect();
+    assert_eq!(at, sites);
+}
+
+/// A job that checkpoints goes from `here` to one site after the other, and what it has made is what it makes where nobody
+/// moves it.
+pub(super) fn round(world: &World, way: &[&str]) {
+    const LAST: usize = 250;
+    let run = counting_to(world, LAST);
+    let mut sites = vec!["here"];
+    for to in way {
+        let so_far = world.marks_of("count").len();
+        let moved = world.json(&["move", "count", "--to", to]);
+        assert_eq!(
+            (moved["method"].as_str(), moved["stage"].as_str()),
+            (Some("checkpoint"), Some("done")),
+            "{moved:#}"
+        );
+        world.wait_mark("count", so_far + 10);
+        sites.push(to);
+    }
+    let view = world.wait_run(&run, &["succeeded"]);
+    counted(world, &view, LAST, &sites);
+    let into = world.path("counted");
+    world.ok(&["data", "get", &format!("counting/sum@{run}"), &into.display().to_string()]);
+    let n = std::fs::read_to_string(into.join("n")).unwrap();
+    assert_eq!(n.trim(), LAST.to_string());
 }
 
 fn refused(world: &World, args: &[&str], expected: &str) {

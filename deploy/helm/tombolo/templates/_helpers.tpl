@@ -20,7 +20,7 @@ labels:
 
 {{- /* The site file's `kubernetes:`, with what the chart knows itself. */ -}}
 {{- define "tombolo.kubernetes" -}}
-{{- $own := dict "namespace" .Release.Namespace "claim" (include "tombolo.claim" .) "address" (printf "%s.%s.svc" (include "tombolo.name" .) .Release.Namespace) -}}
+{{- $own := dict "namespace" .Release.Namespace "claim" (include "tombolo.claim" .) "address" (printf "%s.%s.svc" (include "tombolo.name" .) .Release.Namespace) "control" .Values.control -}}
 {{- $said := deepCopy .Values.kubernetes -}}
 {{- if $said.any_user }}{{ $said = omit $said "user" }}{{ end -}}
 {{- if .Values.store.secret }}{{ $own = set $own "store_secret" .Values.store.secret }}{{ end -}}

@@ -4,18 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::{Semaphore, watch};
 use tombolo_core::chain;
 use tombolo_core::sync::Outcome;
 
 use super::job::SITE_LABEL;
+use super::watching::{Seen, follow};
 use super::words::{self, Asked};
 use crate::driver::scheduled::{self, Stands};
 use crate::shim::placement::Placement;
@@ -70,8 +69,8 @@ impl Desk {
         let submissions = Semaphore::new(SUBMISSIONS_MAX);
         let desk = Arc::new(Desk { client, namespace, submissions, held: Mutex::default() });
         let config = watcher::Config::default().labels(&format!("{SITE_LABEL}={site}"));
-        tokio::spawn(follow(Arc::downgrade(&desk), desk.jobs(), config.clone(), Desk::jobs_seen));
-        tokio::spawn(follow(Arc::downgrade(&desk), desk.pods(), config, Desk::pods_seen));
+        tokio::spawn(follow(desk.jobs(), config.clone(), told(&desk, Desk::jobs_seen)));
+        tokio::spawn(follow(desk.pods(), config, told(&desk, Desk::pods_seen)));
         tokio::spawn(ask_why(Arc::downgrade(&desk)));
         desk
     }
@@ -92,6 +91,10 @@ impl Desk {
 
     pub fn forget(&self, number: u64) {
         self.held().tracked.remove(&number);
+    }
+
+    pub fn client(&self) -> Client {
+        self.client.clone()
     }
 
     fn jobs(&self) -> Api<Job> {
@@ -311,30 +314,14 @@ async fn within<T>(asked: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(ANSWER_WITHIN, asked).await.ok()
 }
 
-/// What a watch tells.
-enum Seen<K> {
-    All(Vec<K>),
-    One(K),
-    Gone(K),
-}
-
-/// Watches for as long as anybody has the desk.
-async fn follow<K>(desk: Weak<Desk>, api: Api<K>, config: watcher::Config, told: fn(&Desk, Seen<K>))
-where
-    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    let mut events = watcher(api, config).default_backoff().boxed();
-    let mut listed = Vec::new();
-    while let Some(event) = events.next().await {
-        let Some(desk) = desk.upgrade() else { return };
-        match event {
-            Ok(watcher::Event::Init) => listed.clear(),
-            Ok(watcher::Event::InitApply(one)) => listed.push(one),
-            Ok(watcher::Event::InitDone) => told(&desk, Seen::All(std::mem::take(&mut listed))),
-            Ok(watcher::Event::Apply(one)) => told(&desk, Seen::One(one)),
-            Ok(watcher::Event::Delete(one)) => told(&desk, Seen::Gone(one)),
-            Err(error) => tracing::warn!(error = %chain(&error), "the cluster can't be seen; what runs goes on"),
-        }
+/// For as long as anybody has the desk.
+fn told<K>(desk: &Arc<Desk>, how: fn(&Desk, Seen<K>)) -> impl Fn(Seen<K>) -> bool + use<K> {
+    let desk = Arc::downgrade(desk);
+    move |seen| {
+        desk.upgrade().is_some_and(|desk| {
+            how(&desk, seen);
+            true
+        })
     }
 }
 

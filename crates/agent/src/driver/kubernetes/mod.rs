@@ -6,6 +6,7 @@
 
 mod desk;
 mod job;
+pub(crate) mod watching;
 mod words;
 
 use std::collections::BTreeMap;
@@ -51,6 +52,12 @@ pub struct KubernetesConfig {
     pub claim: String,
     /// Of the agent, by which pods reach it.
     pub address: String,
+    /// The control plane's API, as pods reach it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub control: String,
+    /// Whether the namespace's `Workload`s are submitted to the control plane.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub workloads: bool,
     /// Whose number pods run under; none where the cluster gives one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<i64>,
@@ -150,6 +157,10 @@ impl Kubernetes {
         })?;
         let desk = Desk::open(client, config.namespace.clone(), site.as_str());
         Ok(Kubernetes { desk, site, site_dir, config: Arc::new(config), shim: Arc::new(shim) })
+    }
+
+    pub fn client(&self) -> kube::Client {
+        self.desk.client()
     }
 
     /// How pods reach the agent: by its service's address, which is in the environment of pods that are younger than it,

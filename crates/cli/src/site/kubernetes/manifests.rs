@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tombolo_agent::driver::kubernetes::{GATEWAY_PORT, KubernetesConfig, SITE_LABEL, TRACKING_PORT};
+use tombolo_agent::workloads::TOKEN_DIR as WORKLOADS_DIR;
 use tombolo_core::SiteId;
 
 /// Where the site's directory is, in the agent's pod and in those of workloads.
@@ -34,6 +35,14 @@ pub struct Volume<'a> {
     pub access: &'a str,
 }
 
+/// Of the resource `Workload`, for the whole cluster: the file that the Helm chart brings as well.
+const DEFINITION: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/helm/tombolo/crds/workloads.yaml"));
+
+pub fn definition() -> Value {
+    serde_saphyr::from_str(DEFINITION).expect("the definition in deploy/helm is YAML")
+}
+
 /// Of everything that is the agent's, and of the secret that it joins with.
 pub fn name(site: &SiteId) -> String {
     format!("tombolo-{site}")
@@ -49,7 +58,7 @@ pub fn manifests(settings: &Settings) -> Vec<Value> {
     labels["app.kubernetes.io/managed-by"] = "tombolo".into();
     let meta = |name: &str| json!({"name": name, "namespace": config.namespace, "labels": labels});
     let mut all = vec![json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta(&name)})];
-    all.extend(rights(&name, &config.namespace, &meta));
+    all.extend(rights(&name, config, &meta));
     if let Some(volume) = &settings.volume {
         let mut claim = json!({
             "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta(&config.claim),
@@ -76,8 +85,8 @@ pub fn manifests(settings: &Settings) -> Vec<Value> {
 }
 
 /// The least that does, in its own namespace.
-fn rights(name: &str, namespace: &str, meta: &dyn Fn(&str) -> Value) -> [Value; 2] {
-    let role = json!({
+fn rights(name: &str, config: &KubernetesConfig, meta: &dyn Fn(&str) -> Value) -> [Value; 2] {
+    let mut role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta(name),
         "rules": [
             {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "delete", "list", "watch"]},
@@ -85,10 +94,18 @@ fn rights(name: &str, namespace: &str, meta: &dyn Fn(&str) -> Value) -> [Value; 
             {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]}
         ]
     });
+    if config.workloads
+        && let Some(rules) = role["rules"].as_array_mut()
+    {
+        let group = ["tombolo.dev"];
+        rules.push(json!({"apiGroups": group, "resources": ["workloads"], "verbs": ["list", "watch"]}));
+        rules.push(json!({"apiGroups": group, "resources": ["workloads/status"], "verbs": ["patch"]}));
+        rules.push(json!({"apiGroups": [""], "resources": ["events"], "verbs": ["create"]}));
+    }
     let binding = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": meta(name),
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
-        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}]
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": config.namespace}]
     });
     [role, binding]
 }
@@ -127,6 +144,14 @@ fn deployment(settings: &Settings, name: &str, own: &Value, meta: &dyn Fn(&str) 
             {"name": "tmp", "emptyDir": {}}
         ]
     });
+    if config.workloads
+        && let Some(volumes) = pod["volumes"].as_array_mut()
+    {
+        // Optional, and read anew: another token may be put there while it runs.
+        volumes.push(
+            json!({"name": "workloads", "secret": {"secretName": format!("{name}-workloads"), "optional": true}}),
+        );
+    }
     if !pulls.is_empty() {
         pod["imagePullSecrets"] = pulls.into();
     }
@@ -194,6 +219,11 @@ fn container(settings: &Settings, name: &str) -> Value {
             {"name": "tmp", "mountPath": "/tmp"}
         ]
     });
+    if config.workloads
+        && let Some(mounts) = container["volumeMounts"].as_array_mut()
+    {
+        mounts.push(json!({"name": "workloads", "mountPath": WORKLOADS_DIR, "readOnly": true}));
+    }
     if let Some(policy) = &config.pull_policy {
         container["imagePullPolicy"] = policy.as_str().into();
     }
@@ -203,11 +233,11 @@ fn container(settings: &Settings, name: &str) -> Value {
     container
 }
 
-/// The secret that the agent joins with, once.
-pub fn secret(site: &SiteId, namespace: &str, token: &str) -> Value {
+/// A secret with one of the agent's tokens: `join` or `workloads`.
+pub fn secret(site: &SiteId, namespace: &str, what: &str, token: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-        "metadata": {"name": format!("{}-join", name(site)), "namespace": namespace},
+        "metadata": {"name": format!("{}-{what}", name(site)), "namespace": namespace},
         "stringData": {TOKEN_KEY: token}
     })
 }
@@ -272,5 +302,11 @@ mod tests {
         let verbs: Vec<&str> =
             rules.iter().flat_map(|rule| rule["verbs"].as_array().unwrap()).map(|v| v.as_str().unwrap()).collect();
         assert_eq!(verbs, ["create", "delete", "list", "watch", "list", "watch", "list"]);
+        // Whoever has Workloads submitted writes of them what the cluster doesn't know, and nothing of theirs.
+        let all = made(|config| config.workloads = true);
+        let rules = of(&all, "Role")["rules"].as_array().unwrap();
+        assert_eq!(rules.len(), 6);
+        let about = |rule: &&Value| rule["apiGroups"][0] == "tombolo.dev" && rule["resources"][0] == "workloads";
+        assert_eq!(rules.iter().find(about).unwrap()["verbs"], json!(["list", "watch"]));
     }
 }

@@ -3,7 +3,7 @@
 mod manifests;
 
 use clap::Args;
-use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams, TypeMeta};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -11,7 +11,7 @@ use kube::{Api, Client};
 use serde_json::Value;
 use tombolo_agent::driver::kubernetes::KubernetesConfig;
 use tombolo_api::project::size;
-use tombolo_api::wire::{JoinTokenMade, NewJoinToken};
+use tombolo_api::wire::{JoinTokenMade, NewJoinToken, NewToken, Role, TokenMade};
 use tombolo_core::{Resources, SiteId, chain};
 
 use crate::agent::Place;
@@ -26,6 +26,8 @@ const MANAGER: &str = "tombolo";
 const NAME_MAX: usize = 57;
 /// The user of the runner image.
 const USER: i64 = 10_001;
+/// Two years: whoever applies a Workload can't renew it.
+const WORKLOADS_TOKEN_S: u64 = 2 * 365 * 24 * 3_600;
 const KUEUE: GroupVersionKindText = ("kueue.x-k8s.io", "v1beta1", "LocalQueue");
 
 type GroupVersionKindText = (&'static str, &'static str, &'static str);
@@ -62,6 +64,10 @@ pub struct KubernetesOptions {
     /// A secret of the namespace with the environment variables that lead to the store
     #[arg(long, requires_all = ["kubernetes", "store"], value_name = "NAME")]
     store_secret: Option<String>,
+    /// Submit the namespace's resources of the kind Workload to the control plane. Installs their definition, which is the
+    /// whole cluster's, and makes a token of the role member, which takes an admin of the control plane
+    #[arg(long, requires = "kubernetes")]
+    workloads: bool,
     /// Print the objects as YAML and apply nothing
     #[arg(long, requires = "kubernetes")]
     print: bool,
@@ -73,7 +79,7 @@ pub async fn add(session: &Session, site: &SiteId, options: KubernetesOptions, p
     let control = control(session, &options)?;
     let client = if options.print { None } else { Some(connect(options.context.as_deref()).await?) };
     let mut config = file.kubernetes.take().unwrap_or_default();
-    complete(&mut config, &options, site);
+    complete(&mut config, &options, site, &control);
     if let (Some(client), None) = (&client, &config.queue) {
         config.queue = only_queue(client, &config.namespace).await;
     }
@@ -98,12 +104,21 @@ pub async fn add(session: &Session, site: &SiteId, options: KubernetesOptions, p
         }),
         store: place.store(),
     };
-    let all = manifests::manifests(&settings);
-    let Some(client) = client else { return print(site, &config.namespace, &all) };
+    let mut all = manifests::manifests(&settings);
+    if config.workloads {
+        all.insert(0, manifests::definition());
+    }
+    let Some(client) = client else { return print(site, &config, &all) };
+    // First, so that who may not make one is told before anything is there.
+    let workloads_token =
+        if config.workloads { Some(workloads_token(session, &client, site, &config).await?) } else { None };
     make_namespace(&client, &config.namespace).await?;
     let body = NewJoinToken { site: Some(site.clone()), expires_in_s: None };
     let made: JoinTokenMade = session.create("/v1/join-tokens", &body).await?;
-    apply(&client, &config.namespace, &manifests::secret(site, &config.namespace, &made.token)).await?;
+    apply(&client, &config.namespace, &manifests::secret(site, &config.namespace, "join", &made.token)).await?;
+    if let Some(Some(token)) = workloads_token {
+        apply(&client, &config.namespace, &manifests::secret(site, &config.namespace, "workloads", &token)).await?;
+    }
     for one in &all {
         apply(&client, &config.namespace, one).await?;
         eprintln!(
@@ -148,7 +163,7 @@ fn control(session: &Session, options: &KubernetesOptions) -> Result<String, Fai
 }
 
 /// What the site file leaves open.
-fn complete(config: &mut KubernetesConfig, options: &KubernetesOptions, site: &SiteId) {
+fn complete(config: &mut KubernetesConfig, options: &KubernetesOptions, site: &SiteId, control: &str) {
     let name = manifests::name(site);
     config.namespace.clone_from(&options.namespace);
     if config.image.is_empty() {
@@ -156,6 +171,8 @@ fn complete(config: &mut KubernetesConfig, options: &KubernetesOptions, site: &S
     }
     config.claim = options.claim.clone().unwrap_or_else(|| name.clone());
     config.address = format!("{name}.{}.svc", options.namespace);
+    config.control = control.to_owned();
+    config.workloads |= options.workloads;
     if options.store_secret.is_some() {
         config.store_secret.clone_from(&options.store_secret);
     }
@@ -197,16 +214,52 @@ fn site_file(
     yaml(&said)
 }
 
-fn print(site: &SiteId, namespace: &str, all: &[Value]) -> Result<(), Failure> {
+fn print(site: &SiteId, config: &KubernetesConfig, all: &[Value]) -> Result<(), Failure> {
+    let (name, namespace) = (manifests::name(site), &config.namespace);
+    let secret = |what: &str, token: &str| {
+        println!(
+            "#   kubectl create secret generic {name}-{what} --namespace {namespace} --from-literal=token=$({token})"
+        );
+    };
     println!("# A Tombolo site in Kubernetes. It joins with a token, which is kept out of here:");
-    println!(
-        "#   kubectl create secret generic {name}-join --namespace {namespace} --from-literal=token=$(tombolo site token --site {site})",
-        name = manifests::name(site)
-    );
+    secret("join", &format!("tombolo site token --site {site}"));
+    if config.workloads {
+        println!("# And one with which it submits Workloads:");
+        secret("workloads", &format!("tombolo token create workloads-{site} --role member"));
+    }
     for one in all {
         print!("---\n{}", yaml(one)?);
     }
     Ok(())
+}
+
+/// A token with which Workloads are submitted; none where there is one already.
+async fn workloads_token(
+    session: &Session,
+    client: &Client,
+    site: &SiteId,
+    config: &KubernetesConfig,
+) -> Result<Option<String>, Failure> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &config.namespace);
+    let name = format!("{}-workloads", manifests::name(site));
+    if matches!(secrets.get_opt(&name).await, Ok(Some(_))) {
+        eprintln!("the secret {name} is there and stays; delete it to have another token made");
+        return Ok(None);
+    }
+    let body =
+        NewToken { name: format!("workloads-{site}"), role: Role::Member, expires_in_s: Some(WORKLOADS_TOKEN_S) };
+    let made: TokenMade = session.create("/v1/tokens", &body).await.map_err(|error| {
+        let failure = Failure::from(error);
+        Failure {
+            hint: Some(format!(
+                "have an admin make one and put it there: kubectl create secret generic {name} --namespace {} \
+                 --from-literal=token=TOKEN",
+                config.namespace
+            )),
+            ..failure
+        }
+    })?;
+    Ok(Some(made.token))
 }
 
 fn yaml(value: &Value) -> Result<String, Failure> {
@@ -253,7 +306,11 @@ async fn apply(client: &Client, namespace: &str, object: &Value) -> Result<(), F
     let types: TypeMeta = object.types.clone().unwrap_or_default();
     let kind =
         GroupVersionKind::try_from(&types).map_err(|error| Failure::system("an object has no kind").because(error))?;
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &ApiResource::from_gvk(&kind));
+    let resource = ApiResource::from_gvk(&kind);
+    let api: Api<DynamicObject> = match object.metadata.namespace {
+        Some(_) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
     let name = object.metadata.name.clone().unwrap_or_default();
     let applied = api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await;
     applied.map(drop).map_err(|error| refused(&format!("the {} {name}", types.kind), &error))

@@ -52,6 +52,9 @@ fn same(helm: &str, name: &str, print: &[&str], file: &Value, values: &Value) {
     let mut command = Command::new(helm);
     command.args(["template", "tombolo-cloud", CHART, "--kube-version=1.36", "--namespace", "ml", "--values"]);
     command.arg(values_file);
+    if file["kubernetes"]["workloads"] == true {
+        command.arg("--include-crds");
+    }
     let rendered = command.output().unwrap();
     assert!(rendered.status.success(), "{name}: {}", String::from_utf8_lossy(&rendered.stderr));
     let (ours, chart) = (objects(&printed), objects(&String::from_utf8(rendered.stdout).unwrap()));
@@ -73,6 +76,7 @@ fn the_chart_makes_what_print_writes() {
         "queue": "ml", "pull_policy": "Never", "pull_secrets": ["registry"], "node_selector": {"pool": "ml"},
         "tolerations": [{"key": "spot", "operator": "Exists"}],
         "env": {"HTTPS_PROXY": "http://proxy"}, "any_user": true,
+        "workloads": true,
         "accelerators": {"a100": {"resource": "nvidia.com/gpu", "node_selector": {"gpu": "a100"}}},
         "mounts": [{"path": "/data", "read_only": true, "volume": {"nfs": {"server": "files", "path": "/x"}}}]
     });

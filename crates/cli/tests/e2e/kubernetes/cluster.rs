@@ -74,6 +74,13 @@ impl Cluster {
         assert!(output.status.success(), "{object}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// What kubectl says of an object that the cluster doesn't take.
+    pub fn refuse(&self, object: &Value) -> String {
+        let output = self.kubectl(&["apply", "--filename=-"], Some(&object.to_string()));
+        assert!(!output.status.success(), "{object} is taken");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     pub fn post(&self, path: &str, object: &Value) {
         let output = self.kubectl(&["create", "--raw", path, "--filename=-"], Some(&object.to_string()));
         assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
@@ -120,8 +127,9 @@ impl Cluster {
     pub fn logs(&self) -> String {
         let agent = self.say(&["logs", "--tail=30", "--selector=app.kubernetes.io/name=tombolo"]);
         let pods = self.say(&["get", "jobs,pods", "--output=wide"]);
+        let workloads = self.say(&["get", "workloads.tombolo.dev", "--output=wide"]);
         let events = self.say(&["get", "events", "--sort-by=.lastTimestamp"]);
-        format!("--- the agent\n{agent}\n--- pods\n{pods}\n--- events\n{events}")
+        format!("--- the agent\n{agent}\n--- pods\n{pods}\n--- workloads\n{workloads}\n--- events\n{events}")
     }
 }
 

@@ -3,6 +3,7 @@
 mod chart;
 mod cluster;
 mod outside;
+mod resources;
 
 use std::fs;
 use std::ops::Deref;
@@ -144,13 +145,23 @@ fn flights_run_as_they_are_at_three_kinds_of_sites() {
     assert_eq!(made, again);
 }
 
-/// From a host to the cluster and back, under load: as between hosts.
+/// From a host to the cluster, from there to a Slurm, and back to the host: a service under load, and a job.
 #[test]
-fn services_and_jobs_move_to_a_cluster_and_back() {
-    let Some(mut clustered) = world_with("moves", "there", &[]) else { return };
-    clustered.world.join("here", &[]);
-    super::gateway::switches(&clustered);
-    super::moves::there_and_back(&clustered);
+fn services_and_jobs_go_round_a_host_a_cluster_and_slurm() {
+    let (cluster, slurm) = match (Cluster::of("round"), Slurm::start()) {
+        (Ok(cluster), Ok(slurm)) => (cluster, slurm),
+        (Err(why), _) | (_, Err(why)) => return left_out(&why),
+    };
+    let mut world = World::start_at(cluster.host(), [cluster.env(), slurm.env()].concat());
+    let shared = world.share_marks();
+    world.join("here", &[]);
+    let dir = world.site_dir("far").display().to_string();
+    world.add("far", &["--slurm", "--partition", "main", "--dir", &dir, "--price", "cpu_hour=9"]);
+    let clustered = Clustered { world, cluster, site: "there".to_owned() };
+    let mount = json!({"path": shared, "volume": {"hostPath": {"path": shared}}});
+    clustered.install(&json!({"kubernetes": {"pull_policy": "Never", "mounts": [mount]}}), &[]);
+    super::gateway::switches_to(&clustered, &["there", "far", "here", "far", "there", "here"]);
+    super::moves::round(&clustered, &["there", "far", "here"]);
 }
 
 #[test]

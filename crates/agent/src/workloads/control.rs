@@ -1,0 +1,200 @@
+//! What is asked of the control plane for `Workload`s, with a token of its API.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+use tombolo_api::client::{Client, ClientError};
+use tombolo_api::wire::{NewRun, NewVersion, RunView, VersionInfo};
+use tombolo_core::spec::ProjectSpec;
+use tombolo_core::{Residency, SiteId, VersionId, chain};
+use tombolo_data::{AddOptions, Hold, Store};
+
+use super::decide::Stands;
+
+/// Why something isn't as it was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Refusal {
+    /// It won't be, as it is now; in words, with a hint.
+    Refused(String),
+    /// It may be yet.
+    Away(String),
+}
+
+pub struct Control {
+    address: String,
+    token_file: PathBuf,
+    site: SiteId,
+    site_dir: PathBuf,
+    store: Arc<Store>,
+    /// With the token that it was made for.
+    client: Option<(String, Client)>,
+}
+
+impl Control {
+    pub fn new(address: String, token_file: PathBuf, site: SiteId, site_dir: &Path, store: Arc<Store>) -> Control {
+        Control { address, token_file, site, site_dir: site_dir.to_owned(), store, client: None }
+    }
+
+    /// With the token that is in its file now: a newer one may be put there at any time.
+    fn client(&mut self) -> Result<Client, Refusal> {
+        let token = std::fs::read_to_string(&self.token_file).map_err(|_| {
+            Refusal::Away(format!(
+                "there is no token for the control plane\nhint: kubectl create secret generic tombolo-{}-workloads \
+                 --from-literal=token=$(tombolo token create NAME --role member)",
+                self.site
+            ))
+        })?;
+        let token = token.trim().to_owned();
+        match &self.client {
+            Some((of, client)) if *of == token => Ok(client.clone()),
+            _ => {
+                let client = Client::new(&self.address, Some(token.clone()));
+                self.client = Some((token, client.clone()));
+                Ok(client)
+            }
+        }
+    }
+
+    pub async fn run(&mut self, run: &str) -> Result<(Stands, Option<RunView>), Refusal> {
+        match self.client()?.get::<RunView>(&format!("/v1/runs/{run}")).await {
+            Ok(view) => Ok((stands(&view), Some(view))),
+            Err(ClientError::Problem(problem)) if problem.status == 404 => Ok((Stands::Gone, None)),
+            Err(error) => Err(Refusal::Away(said(&error))),
+        }
+    }
+
+    /// The body of a submission; its code is in the site's store for as long as the hold is.
+    pub async fn prepare(
+        &mut self,
+        uid: &str,
+        project: ProjectSpec,
+        files: &std::collections::BTreeMap<String, String>,
+        force: bool,
+    ) -> Result<(Value, Hold), Refusal> {
+        let client = self.client()?;
+        let (dir, files) = (self.site_dir.join("workloads.code").join(uid), files.clone());
+        let (store, site) = (self.store.clone(), self.site.clone());
+        let stored = tokio::task::spawn_blocking(move || -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
+            lay_out(&dir, &files)?;
+            let added = store.add_tree(dir.clone(), &AddOptions::default())?;
+            let hold = store.hold(added.version)?;
+            let sketch = store.sketch(added.version)?;
+            std::fs::remove_dir_all(&dir)?;
+            Ok((added, hold, sketch))
+        });
+        let failed = |why: String| Refusal::Away(format!("its code can't be put into the site's store: {why}"));
+        let (added, hold, sketch) =
+            stored.await.map_err(|panic| failed(panic.to_string()))?.map_err(|error| failed(chain(&*error)))?;
+        let version: VersionId = added.version;
+        let body = NewVersion {
+            version,
+            bytes: added.bytes,
+            files: added.files,
+            site,
+            dataset: None,
+            residency: Residency::anywhere(),
+            facts: Default::default(),
+            sketch: Some(sketch),
+        };
+        let key = format!("workload-code-{uid}-{}", jiff::Timestamp::now().as_nanosecond());
+        client.post::<VersionInfo>("/v1/versions", &key, &body).await.map_err(|error| refused(&error))?;
+        let run = NewRun { project, code: version, data: Default::default(), force };
+        Ok((serde_json::to_value(run).map_err(|error| Refusal::Refused(error.to_string()))?, hold))
+    }
+
+    pub async fn submit(&mut self, key: &str, body: &Value) -> Result<RunView, Refusal> {
+        self.client()?.post("/v1/runs", key, body).await.map_err(|error| refused(&error))
+    }
+
+    /// What is over already needs no stopping.
+    pub async fn stop(&mut self, run: &str) -> Result<(), Refusal> {
+        let path = format!("/v1/runs/{run}/stop");
+        match self.client()?.post::<Value>(&path, &format!("workload-stop-{run}"), &Value::Null).await {
+            Ok(_) => Ok(()),
+            Err(ClientError::Problem(problem)) if matches!(problem.status, 404 | 409) => Ok(()),
+            Err(error) => Err(Refusal::Away(said(&error))),
+        }
+    }
+}
+
+fn stands(view: &RunView) -> Stands {
+    match view.state.as_str() {
+        "stopped" => Stands::Stopped,
+        "succeeded" | "failed" => Stands::Ended,
+        _ => Stands::Live,
+    }
+}
+
+/// A control plane that knows the token and doesn't like what it is told won't like it the next time either.
+fn refused(error: &ClientError) -> Refusal {
+    match error {
+        ClientError::Problem(problem)
+            if (400..500).contains(&problem.status) && !matches!(problem.status, 401 | 429) =>
+        {
+            Refusal::Refused(said(error))
+        }
+        _ => Refusal::Away(said(error)),
+    }
+}
+
+fn said(error: &ClientError) -> String {
+    match error {
+        ClientError::Problem(problem) => {
+            let hint = problem.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+            format!("{}{hint}", problem.title)
+        }
+        _ => chain(error),
+    }
+}
+
+fn lay_out(dir: &Path, files: &std::collections::BTreeMap<String, String>) -> io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::create_dir_all(dir)?;
+    for (path, text) in files {
+        let path = dir.join(path);
+        std::fs::create_dir_all(path.parent().unwrap_or(dir))?;
+        std::fs::write(path, text)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tombolo_api::problem::Problem;
+
+    #[test]
+    fn what_may_be_yet_is_told_from_what_will_not() {
+        for (status, away) in
+            [(400, false), (401, true), (403, false), (404, false), (409, false), (429, true), (503, true)]
+        {
+            let problem = Problem {
+                kind: "x".to_owned(),
+                title: "no".to_owned(),
+                status,
+                detail: None,
+                hint: Some("do".to_owned()),
+            };
+            let refusal = refused(&ClientError::Problem(problem));
+            let expected = "no\nhint: do".to_owned();
+            assert_eq!(refusal, if away { Refusal::Away(expected) } else { Refusal::Refused(expected) }, "{status}");
+        }
+    }
+
+    #[test]
+    fn files_are_laid_out_as_they_are_called_and_nothing_of_before_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("code/u");
+        let files = |all: &[(&str, &str)]| all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        lay_out(&at, &files(&[("a/b.py", "1"), ("c", "2")])).unwrap();
+        assert_eq!(std::fs::read_to_string(at.join("a/b.py")).unwrap(), "1");
+        lay_out(&at, &files(&[("c", "3")])).unwrap();
+        assert!(!at.join("a").exists());
+        assert_eq!(std::fs::read_to_string(at.join("c")).unwrap(), "3");
+    }
+}
