@@ -48,6 +48,8 @@ pub struct Answerer {
     pub gateway: Gateway,
     /// Where it listens.
     pub gateway_address: SocketAddr,
+    /// Answers what the control plane asks of artifacts.
+    pub artifacts: axum::Router,
 }
 
 impl Answerer {
@@ -75,6 +77,10 @@ impl Answerer {
             Call::List { version } => self.list(version).await,
             Call::Has { version } => self.blocking(move |store| amount(store, version)).await,
             Call::Hold { version } => self.hold(version).await,
+            Call::Artifacts => {
+                let served = tombolo_net::http::serve(send, recv, self.artifacts.clone()).await;
+                return served.map_err(|error| FrameError::Io(std::io::Error::other(error)));
+            }
         };
         let last = match last {
             Ok(value) => Said::Done(value),

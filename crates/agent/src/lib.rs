@@ -176,6 +176,7 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
         holds: Arc::default(),
         gateway: gateway.clone(),
         gateway_address,
+        artifacts: tracking::for_control(&layout.0),
     });
     let mind = mind::Mind::load(layout.journal(), driver, fetcher, wakes.clone(), gateway.clone())?;
     let serving = answer::Serving { store, site: site.clone(), grant_key, revoked: revoked_seen, time: control_time };

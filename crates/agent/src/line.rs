@@ -213,6 +213,7 @@ mod tests {
             control_time: Default::default(),
             gc_grace: None,
             holds: Arc::default(),
+            artifacts: axum::Router::new(),
         });
         tokio::spawn(hold(config, own, answerer, wakes, line));
         tokio::spawn(async move { while woken.recv().await.is_some() {} });

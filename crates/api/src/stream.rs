@@ -218,6 +218,9 @@ pub enum Call {
     Has {
         version: VersionId,
     },
+    /// Something about artifacts that are kept here: what follows is HTTP/1.1, one request and its answer. Whoever asks has
+    /// been let in.
+    Artifacts,
     /// Leave this version alone for an hour, if it is here whole: it is about to get a name.
     Hold {
         version: VersionId,

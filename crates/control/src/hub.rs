@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
+use axum::extract::Request;
+use axum::response::Response;
 use ed25519_dalek::SigningKey;
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
 use iroh::Endpoint;
 use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
@@ -79,6 +78,10 @@ pub enum CallError {
     },
 }
 
+fn broken(site: &SiteId, source: Box<dyn std::error::Error + Send + Sync>) -> CallError {
+    CallError::Broken { site: site.clone(), source }
+}
+
 impl Hub {
     /// Accepts agents on the endpoint for as long as the process lives.
     pub fn start(engine: Engine, secrets: Arc<Secrets>, grant_key: SigningKey, endpoint: Endpoint) -> Hub {
@@ -117,13 +120,23 @@ impl Hub {
         let _ = self.0.tracking.set(tracking);
     }
 
+    /// Opens a stream to a site's agent with a call.
+    async fn open(&self, site: &SiteId, call: &Call) -> Result<(SendStream, RecvStream), CallError> {
+        let connected = self.lock().get(site).cloned().ok_or_else(|| CallError::Unreachable(site.clone()))?;
+        let (mut send, recv) = connected.connection.open_bi().await.map_err(|error| broken(site, error.into()))?;
+        frames::write(&mut send, call).await.map_err(|error| broken(site, error.into()))?;
+        Ok((send, recv))
+    }
+
+    /// Sends a request about artifacts to the site that has them. Who may is decided before.
+    pub async fn artifacts(&self, site: &SiteId, request: Request) -> Result<Response, CallError> {
+        let (send, recv) = self.open(site, &Call::Artifacts).await?;
+        tombolo_net::http::ask(send, recv, request).await.map_err(|source| broken(site, source))
+    }
+
     /// Asks something of a site's agent; its answer comes piece by piece.
     pub async fn call(&self, site: &SiteId, call: Call) -> Result<mpsc::Receiver<Said>, CallError> {
-        let connected = self.lock().get(site).cloned().ok_or_else(|| CallError::Unreachable(site.clone()))?;
-        let broken =
-            |source: Box<dyn std::error::Error + Send + Sync>| CallError::Broken { site: site.clone(), source };
-        let (mut send, mut recv) = connected.connection.open_bi().await.map_err(|error| broken(error.into()))?;
-        frames::write(&mut send, &call).await.map_err(|error| broken(error.into()))?;
+        let (mut send, mut recv) = self.open(site, &call).await?;
         let _ = send.finish();
         let (said, answer) = mpsc::channel(SAID_MAX);
         tokio::spawn(async move {
@@ -250,9 +263,7 @@ impl Hub {
             }
             Opening::Track => {
                 let Some(tracking) = self.0.tracking.get() else { return Ok(()) };
-                let io = TokioIo::new(tokio::io::join(recv, send));
-                let service = TowerToHyperService::new(tracking.clone());
-                let served = http1::Builder::new().keep_alive(false).serve_connection(io, service).await;
+                let served = tombolo_net::http::serve(send, recv, tracking.clone()).await;
                 served.map_err(|error| FrameError::Io(std::io::Error::other(error)))
             }
         }

@@ -3,6 +3,8 @@
 //! No discovery service and no relay of anybody else's is ever asked: a peer is dialled by what
 //! [`PeerAddress`] says, straight where that works, else through the control plane's own relay.
 
+pub mod http;
+
 use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;

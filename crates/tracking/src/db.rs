@@ -20,6 +20,7 @@ const SCHEMA: Schema = Schema {
     migrations: &[
         include_str!("../migrations/0001_first.sql"),
         include_str!("../migrations/0002_points_of_models.sql"),
+        include_str!("../migrations/0004_artifacts.sql"),
     ],
 };
 

@@ -3,6 +3,7 @@
 //! A database of its own beside the control plane's: what training scripts log, thousands of points at a time, never
 //! waits for a placement, and no placement for it. What isn't served is listed in `docs/mlflow.md`.
 
+mod artifacts;
 mod db;
 mod ends;
 mod experiments;
@@ -25,6 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use artifacts::{Holder, Root};
 pub use ends::End;
 pub use fault::{Code, Fault};
 pub use http::{PREFIXES, reads, router};

@@ -14,13 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ed25519_dalek::{SigningKey, VerifyingKey};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use iroh::endpoint::Connection;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -107,8 +104,9 @@ pub async fn serve(
             false
         })
     });
-    let keeper = artifacts::Keeper { dir: site_dir.join(ARTIFACTS_DIR), key: key.verifying_key(), live };
     let proxy = Proxy { line, calls: Arc::new(Semaphore::new(CALLS_MAX)), held: Arc::new(Semaphore::new(HELD_MAX)) };
+    let door = artifacts::Door::Workloads { key: key.verifying_key(), live, elsewhere: elsewhere(&proxy) };
+    let keeper = artifacts::Keeper { dir: site_dir.join(ARTIFACTS_DIR), door };
     let router = Router::new().fallback(forward).with_state(proxy).merge(artifacts::router(keeper));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -116,6 +114,20 @@ pub async fn serve(
         }
     });
     Ok(address)
+}
+
+/// What another site may have, by way of the control plane, which decides whether it may come here.
+fn elsewhere(proxy: &Proxy) -> artifacts::Elsewhere {
+    let proxy = proxy.clone();
+    Arc::new(move |request| {
+        let proxy = proxy.clone();
+        Box::pin(async move { forward(State(proxy), request).await })
+    })
+}
+
+/// What a site has of artifacts, for the control plane, which has let in who asks.
+pub fn for_control(site_dir: &Path) -> Router {
+    artifacts::router(artifacts::Keeper { dir: site_dir.join(ARTIFACTS_DIR), door: artifacts::Door::Control })
 }
 
 /// At the port that was used before, for what still runs; at any where there was none or another program has it.
@@ -161,27 +173,10 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
     }
 }
 
-type Failed = Box<dyn std::error::Error + Send + Sync>;
-
-async fn call(connection: &Connection, mut request: Request) -> Result<Response, Failed> {
+async fn call(connection: &Connection, request: Request) -> Result<Response, tombolo_net::http::Failed> {
     let (mut send, recv) = connection.open_bi().await?;
     frames::write(&mut send, &Opening::Track).await?;
-    let io = TokioIo::new(tokio::io::join(recv, send));
-    let (mut sender, exchange) = http1::handshake::<_, Body>(io).await?;
-    tokio::spawn(async move {
-        if let Err(error) = exchange.await {
-            tracing::debug!(%error, "a call to the control plane broke off");
-        }
-    });
-    // The other side is no proxy and takes the path alone.
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    *request.uri_mut() = path.parse::<Uri>()?;
-    request.headers_mut().remove(header::CONNECTION);
-    request.headers_mut().remove(header::EXPECT);
-    let answer = sender.send_request(request).await?;
-    let (mut parts, body) = answer.into_parts();
-    parts.headers.remove(header::CONNECTION);
-    Ok(Response::from_parts(parts, Body::new(body)))
+    tombolo_net::http::ask(send, recv, request).await
 }
 
 /// An error as MLflow's clients read it.

@@ -87,15 +87,15 @@ fn without_log(record: &WorkloadRecord) -> Fault {
     }
 }
 
-/// Under which rules a workload's log is, by those of what it reads.
-struct Rule {
+/// Under which rules a workload's log is, and its artifacts, by those of what it reads.
+pub(super) struct Rule {
     /// The dataset by which it stays at its site.
     stay: Option<Name>,
-    residency: Residency,
+    pub residency: Residency,
 }
 
 impl Rule {
-    async fn of(shared: &Shared, record: &WorkloadRecord) -> Result<Rule, Fault> {
+    pub async fn of(shared: &Shared, record: &WorkloadRecord) -> Result<Rule, Fault> {
         let id = record.id.clone();
         let live = shared.engine.look(move |world, _| {
             let (run, record) = (world.runs.get(&id.run)?, world.workloads.get(&id)?);

@@ -1,6 +1,7 @@
 //! The HTTP API: one file a resource, one table of who may do what ([`access::RULES`]).
 
 mod access;
+mod artifacts;
 mod audit;
 mod check;
 mod datasets;

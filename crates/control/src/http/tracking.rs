@@ -1,6 +1,7 @@
 //! Who may track: people by their tokens and roles, workloads by the tokens that their sites sign for them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -16,16 +17,19 @@ use tombolo_tracking::{Access, Ask, Code, Own, Standing, Standings};
 
 use super::Shared;
 use super::access::{self, ANSWER_WITHIN, PATH_SHOWN_MAX};
+use super::artifacts;
 use super::fault::Fault;
 use crate::engine::Engine;
 use crate::store::Write;
 
+/// How long an artifact may take to come: it is answered when it is kept.
+const ARTIFACT_WITHIN: Duration = Duration::from_secs(6 * 3600);
 /// Where MLflow's clients ask, beside this server's own API.
 pub const PATHS: [&str; 4] = ["/api/{*rest}", "/ajax-api/{*rest}", "/health", "/version"];
 
 pub(super) fn router(shared: &Shared) -> Router {
     let door = middleware::from_fn_with_state(shared.clone(), door);
-    tombolo_tracking::router(shared.tracking.clone()).layer(door)
+    tombolo_tracking::router(shared.tracking.clone()).merge(artifacts::router(shared)).layer(door)
 }
 
 async fn door(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
@@ -45,10 +49,11 @@ async fn door(State(shared): State<Shared>, mut request: Request, next: Next) ->
             let who = admitted.who.clone();
             request.extensions_mut().insert(admitted);
             let late = |_| {
-                let why = format!("there was no answer within {ANSWER_WITHIN:?}");
+                let why = "there was no answer in time";
                 tombolo_tracking::Fault::new(Code::TemporarilyUnavailable, why).into_response()
             };
-            (who, tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await.unwrap_or_else(late))
+            let patience = if artifacts::is_about(&path) { ARTIFACT_WITHIN } else { ANSWER_WITHIN };
+            (who, tokio::time::timeout(patience, next.run(request)).await.unwrap_or_else(late))
         }
     };
     if answer.status() == StatusCode::FORBIDDEN {

@@ -1,11 +1,14 @@
 //! What is put, listed, fetched and refused; what becomes of it when its placement ends.
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ed25519_dalek::SigningKey;
+use tombolo_api::run_token::mlflow_run_id;
 use tombolo_core::Epoch;
 use tower::ServiceExt;
 
+use super::files::{OWNER_FILE, Place};
 use super::*;
 
 struct Site {
@@ -19,7 +22,14 @@ impl Site {
     fn keeper(&self) -> Keeper {
         let over = Arc::clone(&self.over);
         let live = Arc::new(move |_: &WorkloadId, epoch| epoch == Epoch(2) && !over.load(Ordering::SeqCst));
-        Keeper { dir: self.dir.path().to_owned(), key: self.key.verifying_key(), live }
+        // Of what is called so, another site has some.
+        let elsewhere: Elsewhere = Arc::new(|request: Request| {
+            let there = request.uri().to_string().contains("elsewhere");
+            let answer = if there { "from there".into_response() } else { missing("nowhere") };
+            Box::pin(std::future::ready(answer))
+        });
+        let door = Door::Workloads { key: self.key.verifying_key(), live, elsewhere };
+        Keeper { dir: self.dir.path().to_owned(), door }
     }
 
     async fn ask(&self, method: &str, path: &str, workload: Option<&str>, body: &str) -> (u16, String) {
@@ -116,9 +126,9 @@ fn told() -> (tokio::sync::mpsc::Sender<io::Result<&'static str>>, Body) {
     (send, Body::from_stream(stream))
 }
 
-fn asks(site: &Site) -> (Keeper, Place, RunToken) {
+fn asks(site: &Site) -> (Keeper, Place, Asker) {
     let token = RunToken { site: "here".parse().unwrap(), workload: "p-1/train".parse().unwrap(), epoch: Epoch(2) };
-    (site.keeper(), place(site.dir.path(), "1/abc/artifacts/a").unwrap(), token)
+    (site.keeper(), place(site.dir.path(), "1/abc/artifacts/a").unwrap(), Asker::Placement(token))
 }
 
 #[tokio::test]
@@ -220,4 +230,38 @@ async fn others_read_and_do_not_write() {
         )
         .is_none()
     );
+}
+
+#[tokio::test]
+async fn what_is_not_here_is_asked_for_elsewhere() {
+    let (site, me) = (site(), Some("p-1/train"));
+    let file = format!("{PREFIX}/1/elsewhere/artifacts/a");
+    let list = format!("{PREFIX}?path=1/elsewhere/artifacts");
+    for uri in [&file, &list] {
+        assert_eq!(site.ask("GET", uri, me, "").await, (200, "from there".to_owned()));
+        assert_eq!(site.ask("GET", uri, None, "").await.0, 401);
+    }
+    assert_eq!(site.ask("PUT", &file, me, "from here").await.0, 200);
+    assert_eq!(site.ask("GET", &file, me, "").await, (200, "from here".to_owned()));
+    assert!(site.ask("GET", &list, me, "").await.1.contains("\"file_size\":9"));
+}
+
+/// The control plane has looked who asks; and what people have put no workload changes.
+#[tokio::test]
+async fn whoever_the_control_plane_lets_in_reads_and_writes() {
+    let site = site();
+    let control = Keeper { dir: site.dir.path().to_owned(), door: Door::Control };
+    let ask = async |method: &str, path: &str, body: &'static str| {
+        let request = Request::builder().method(method).uri(path).body(Body::from(body)).unwrap();
+        router(control.clone()).oneshot(request).await.unwrap().status().as_u16()
+    };
+    let (theirs, mine) = (format!("{PREFIX}/1/abc/artifacts/a"), format!("{PREFIX}/1/xyz/artifacts/a"));
+    assert_eq!(ask("PUT", &theirs, "of people").await, 200);
+    assert_eq!(site.ask("PUT", &theirs, Some("p-1/train"), "x").await.0, 403);
+    assert_eq!(site.ask("GET", &theirs, Some("p-1/train"), "").await, (200, "of people".to_owned()));
+    assert_eq!(site.ask("PUT", &mine, Some("p-1/train"), "of a workload").await.0, 200);
+    assert_eq!(ask("PUT", &mine, "mended").await, 200);
+    assert_eq!(site.ask("PUT", &mine, Some("p-1/train"), "again").await.0, 200, "it is still its own");
+    assert_eq!(ask("GET", &format!("{PREFIX}/1/abc/artifacts/elsewhere"), "").await, 404, "nobody else is asked");
+    assert_eq!(ask("DELETE", &theirs, "").await, 200);
 }

@@ -155,13 +155,14 @@ fn services_and_jobs_go_round_a_host_a_cluster_and_slurm() {
     let mut world = World::start_at(cluster.host(), [cluster.env(), slurm.env()].concat());
     let shared = world.share_marks();
     world.join("here", &[]);
-    let dir = world.site_dir("far").display().to_string();
-    world.add("far", &["--slurm", "--partition", "main", "--dir", &dir, "--price", "cpu_hour=9"]);
+    let dir = world.site_dir("yonder").display().to_string();
+    world.add("yonder", &["--slurm", "--partition", "main", "--dir", &dir]);
     let clustered = Clustered { world, cluster, site: "there".to_owned() };
     let mount = json!({"path": shared, "volume": {"hostPath": {"path": shared}}});
     clustered.install(&json!({"kubernetes": {"pull_policy": "Never", "mounts": [mount]}}), &[]);
-    super::gateway::switches_to(&clustered, &["there", "far", "here", "far", "there", "here"]);
-    super::moves::round(&clustered, &["there", "far", "here"]);
+    super::gateway::switches_to(&clustered, &["there", "yonder", "here", "yonder", "there", "here"]);
+    clustered.ok(&["stop", "serving-1"]);
+    super::moves::round(&clustered, &["there", "yonder", "here"]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ impl Clustered {
     /// A job that says with which text it ran, and may wait until the file `go` is there.
     fn job(&self, text: &str, waits: bool) -> Value {
         let wait = if waits { "; while ! test -e $(dirname $MARKS)/go; do sleep 0.2; done" } else { "" };
-        let script = format!("echo {text} $TOMBOLO_RUN >> $MARKS; echo {text} > outputs/said{wait}\n");
+        let script = format!("echo {text} $TOMBOLO_RUN >> $MARKS; echo {text} > outputs/said/text{wait}\n");
         let script = script.replace("$MARKS", &self.marks().display().to_string());
         json!({"stage": {"run": "sh say.sh", "site": "cloud", "out": ["said"]}, "files": {"say.sh": script}})
     }
