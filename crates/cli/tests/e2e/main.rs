@@ -2,6 +2,7 @@
 //! as a machine or a person would. Stages are plain shell, so that nothing has to be installed.
 
 mod apart;
+mod artifacts;
 mod buckets;
 mod cat;
 mod clock;

@@ -53,23 +53,30 @@ url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric"
 assert urllib.request.urlopen(urllib.request.Request(url, json.dumps(point).encode(), headers)).status == 200
 "#;
 
-fn ask(world: &World, method: &str, path: &str, token: &str, body: &Value) -> (u16, Value) {
-    let body = if method == "GET" { String::new() } else { body.to_string() };
-    let mut stream = TcpStream::connect(world.address()).unwrap();
-    write!(
-        stream,
-        "{method} /api/2.0/mlflow/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
-         Content-Length: {}\r\n\r\n{body}",
+/// One request as it is; its answer's status and body.
+pub fn send(address: &str, method: &str, uri: &str, token: &str, body: &[u8]) -> (u16, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!(
+        "{method} {uri} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
         body.len()
-    )
-    .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    // Who is refused isn't read to the end.
+    let _ = stream.write_all(body);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("an answer has a head");
+    let status = std::str::from_utf8(&answer[9..12]).unwrap().parse().unwrap();
+    (status, answer.split_off(end + 4))
 }
 
-fn admin(world: &World) -> String {
+pub fn ask(world: &World, method: &str, path: &str, token: &str, body: &Value) -> (u16, Value) {
+    let body = if method == "GET" { String::new() } else { body.to_string() };
+    let (status, body) = send(&world.address(), method, &format!("/api/2.0/mlflow/{path}"), token, body.as_bytes());
+    (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+pub fn admin(world: &World) -> String {
     std::fs::read_to_string(world.path("server/admin.token")).unwrap().trim().to_owned()
 }
 
