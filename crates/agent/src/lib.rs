@@ -141,8 +141,10 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
     fetcher.budget = budget;
     driver.bring_with(bring(&fetcher, &wakes));
     let signing = ed25519_dalek::SigningKey::from_bytes(&key.to_bytes());
-    let tracking =
-        tracking::serve(site.clone(), &layout.0, signing, line.subscribe(), host.as_deref(), tracking_port).await;
+    let shelf =
+        tracking::shelf(&layout.0, store.clone()).map(Arc::new).map_err(|source| config::io(&layout.0, source))?;
+    let (lines, ours) = (line.subscribe(), shelf.clone());
+    let tracking = tracking::serve(site.clone(), &layout.0, signing, ours, lines, host.as_deref(), tracking_port).await;
     driver.track_at(tracking.map_err(|source| config::io(&layout.0, source))?);
     let (revoked, revoked_seen) = watch::channel(answer::Revoked::new());
     let control_time = clock::ControlTime::default();
@@ -176,7 +178,7 @@ pub async fn run(options: AgentOptions, started: impl FnOnce(Started)) -> Result
         holds: Arc::default(),
         gateway: gateway.clone(),
         gateway_address,
-        artifacts: tracking::for_control(&layout.0),
+        artifacts: tracking::for_control(shelf),
     });
     let mind = mind::Mind::load(layout.journal(), driver, fetcher, wakes.clone(), gateway.clone())?;
     let serving = answer::Serving { store, site: site.clone(), grant_key, revoked: revoked_seen, time: control_time };

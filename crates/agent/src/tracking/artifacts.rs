@@ -8,33 +8,34 @@
 //! is the workload's whoever was there before. Only a placement that is alive has a say, at the end of what it sends too. What
 //! isn't here another site may have: the control plane is asked, which also sends here whoever may have what is here.
 
-mod files;
+mod entry;
+mod send;
+mod shelf;
 
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use ed25519_dalek::VerifyingKey;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio_util::io::ReaderStream;
 use tombolo_api::run_token::RunToken;
 use tombolo_core::{Epoch, WorkloadId};
 
 use super::{fault, who};
-use files::{FileInfo, LISTED_MAX, keep, place, read_dir, remove};
+use send::send;
+pub use shelf::Shelf;
+use shelf::{FileInfo, LISTED_MAX, keep};
 
 const PREFIX: &str = "/api/2.0/mlflow-artifacts/artifacts";
 
 #[derive(Clone)]
 pub struct Keeper {
-    pub dir: PathBuf,
+    pub shelf: Arc<Shelf>,
     pub door: Door,
 }
 
@@ -161,8 +162,9 @@ async fn list(State(keeper): State<Keeper>, Query(asked): Query<Listed>, request
     if let Err(refused) = keeper.who(request.headers()).await {
         return *refused;
     }
-    let Some(place) = place(&keeper.dir, &asked.path) else { return bad_path(&asked.path) };
-    match aside(move || read_dir(&place.path())).await {
+    let Some(place) = keeper.shelf.place(&asked.path) else { return bad_path(&asked.path) };
+    let shelf = keeper.shelf.clone();
+    match aside(move || shelf.list(&place)).await {
         Ok(files) if files.len() > LISTED_MAX => {
             let why = format!("the directory has more than {LISTED_MAX} entries, which is too many for one answer");
             fault(StatusCode::BAD_REQUEST, "INVALID_PARAMETER_VALUE", &why)
@@ -183,20 +185,19 @@ async fn one(State(keeper): State<Keeper>, request: Request) -> Response {
     };
     let encoded = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().trim_start_matches('/');
     let Some(path) = decoded(encoded) else { return bad_path(encoded) };
-    let Some(place) = place(&keeper.dir, &path) else { return bad_path(&path) };
+    let Some(place) = keeper.shelf.place(&path) else { return bad_path(&path) };
     match *request.method() {
-        Method::GET | Method::HEAD => match send(&place.path()).await {
+        Method::GET | Method::HEAD => match send(&place.path(), &keeper.shelf.store, request.headers()).await {
             Ok(Some(answer)) => answer,
             Ok(None) => keeper.elsewhere(request).await.unwrap_or_else(|| missing(&path)),
             Err(error) => broken(&error),
         },
-        Method::PUT if place.inner.as_os_str().is_empty() => bad_path(&path),
         Method::PUT => match keep(keeper, place, asks, request.into_body()).await {
             Ok(None) => axum::Json(serde_json::json!({})).into_response(),
             Ok(Some(refused)) => refused,
             Err(error) => broken(&error),
         },
-        Method::DELETE => match aside(move || remove(&place, &asks)).await {
+        Method::DELETE => match aside(move || keeper.shelf.remove(&place, &asks)).await {
             Ok(None) => axum::Json(serde_json::json!({})).into_response(),
             Ok(Some(refused)) => refused,
             Err(error) => broken(&error),
@@ -207,24 +208,6 @@ async fn one(State(keeper): State<Keeper>, request: Request) -> Response {
 
 fn decoded(path: &str) -> Option<String> {
     percent_encoding::percent_decode_str(path).decode_utf8().ok().map(std::borrow::Cow::into_owned)
-}
-
-/// None where there is no such file.
-async fn send(path: &Path) -> io::Result<Option<Response>> {
-    let file = match tokio::fs::File::open(path).await {
-        Ok(file) => file,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let metadata = file.metadata().await?;
-    if !metadata.is_file() {
-        return Ok(None);
-    }
-    let headers = [
-        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_LENGTH, metadata.len().to_string()),
-    ];
-    Ok(Some((headers, Body::from_stream(ReaderStream::new(file))).into_response()))
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ use tombolo_api::stream::Opening;
 use tombolo_core::{Epoch, SiteId, WorkloadId};
 
 use crate::shim::placement::Placement;
+pub use artifacts::Shelf;
+use tombolo_data::Store;
 
 /// In the site's directory: the port, which workloads that outlive their agent go on to use.
 const PORT_FILE: &str = "tracking.port";
@@ -85,6 +87,7 @@ pub async fn serve(
     site: SiteId,
     site_dir: &Path,
     key: SigningKey,
+    shelf: Arc<Shelf>,
     line: watch::Receiver<Option<Connection>>,
     host: Option<&str>,
     port: Option<u16>,
@@ -106,7 +109,7 @@ pub async fn serve(
     });
     let proxy = Proxy { line, calls: Arc::new(Semaphore::new(CALLS_MAX)), held: Arc::new(Semaphore::new(HELD_MAX)) };
     let door = artifacts::Door::Workloads { key: key.verifying_key(), live, elsewhere: elsewhere(&proxy) };
-    let keeper = artifacts::Keeper { dir: site_dir.join(ARTIFACTS_DIR), door };
+    let keeper = artifacts::Keeper { shelf, door };
     let router = Router::new().fallback(forward).with_state(proxy).merge(artifacts::router(keeper));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -126,8 +129,13 @@ fn elsewhere(proxy: &Proxy) -> artifacts::Elsewhere {
 }
 
 /// What a site has of artifacts, for the control plane, which has let in who asks.
-pub fn for_control(site_dir: &Path) -> Router {
-    artifacts::router(artifacts::Keeper { dir: site_dir.join(ARTIFACTS_DIR), door: artifacts::Door::Control })
+pub fn for_control(shelf: Arc<Shelf>) -> Router {
+    artifacts::router(artifacts::Keeper { shelf, door: artifacts::Door::Control })
+}
+
+/// Where a site's artifacts are.
+pub fn shelf(site_dir: &Path, store: Arc<Store>) -> io::Result<Shelf> {
+    Shelf::open(site_dir.join(ARTIFACTS_DIR), store)
 }
 
 /// At the port that was used before, for what still runs; at any where there was none or another program has it.

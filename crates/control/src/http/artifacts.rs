@@ -5,7 +5,7 @@
 
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use axum::{Json, Router};
@@ -56,6 +56,8 @@ struct Asked {
     uri: String,
     root: Root,
     lists: bool,
+    /// What the site is told of the rest.
+    headers: HeaderMap,
 }
 
 impl Asked {
@@ -76,8 +78,18 @@ impl Asked {
                 "Invalid path {text:?}: it must be <experiment>/<run>/artifacts/<path>, without .. in it"
             ))
         })?;
+        let mut headers = HeaderMap::new();
+        for name in [header::RANGE, header::CONTENT_LENGTH, header::CONTENT_TYPE] {
+            headers.extend(request.headers().get(&name).map(|value| (name, value.clone())));
+        }
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        Ok(Asked { method: request.method().clone(), uri: format!("{}{path}{query}", PREFIXES[0]), root, lists })
+        Ok(Asked {
+            method: request.method().clone(),
+            uri: format!("{}{path}{query}", PREFIXES[0]),
+            root,
+            lists,
+            headers,
+        })
     }
 
     fn reads(&self) -> bool {
@@ -126,7 +138,7 @@ async fn answer(shared: &Shared, access: &Access, request: Request) -> Result<Re
                 let whole =
                     whole.map_err(|_| Fault::new(Code::TemporarilyUnavailable, "the list did not come whole"))?;
                 if !is_empty(&whole) {
-                    return Ok(([(axum::http::header::CONTENT_TYPE, "application/json")], whole).into_response());
+                    return Ok(([(header::CONTENT_TYPE, "application/json")], whole).into_response());
                 }
             }
             Ok(answer) => return Ok(answer),
@@ -210,7 +222,8 @@ async fn settled(shared: &Shared, root: &Root) -> Result<SiteId, Fault> {
 
 async fn pass(shared: &Shared, site: &SiteId, asked: &Asked, body: Body) -> Result<Response, Fault> {
     let request = Request::builder().method(asked.method.clone()).uri(&asked.uri).body(body);
-    let request = request.map_err(|error| Fault::invalid(format!("Invalid path: {error}")))?;
+    let mut request = request.map_err(|error| Fault::invalid(format!("Invalid path: {error}")))?;
+    request.headers_mut().clone_from(&asked.headers);
     shared.hub.artifacts(site, request).await.map_err(|error| {
         let why = format!("{site}, which keeps these artifacts, does not answer: {error}");
         Fault::new(Code::TemporarilyUnavailable, why)

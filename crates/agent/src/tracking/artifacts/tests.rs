@@ -1,24 +1,59 @@
 //! What is put, listed, fetched and refused; what becomes of it when its placement ends.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use axum::body::Body;
+use axum::http::header;
 use ed25519_dalek::SigningKey;
 use tombolo_api::run_token::mlflow_run_id;
-use tombolo_core::Epoch;
+use tombolo_core::{Epoch, Millis, Timestamp};
+use tombolo_data::{SiteKey, Store, StoreOptions};
 use tower::ServiceExt;
 
-use super::files::{OWNER_FILE, Place};
+use super::shelf::{OWNER_FILE, Place};
 use super::*;
 
 struct Site {
     dir: tempfile::TempDir,
+    shelf: Arc<Shelf>,
     key: SigningKey,
     /// Whether the second placement, which is the one that lives, has ended.
     over: Arc<AtomicBool>,
 }
 
 impl Site {
+    /// What is on its way.
+    fn drafts(&self) -> usize {
+        fs::read_dir(self.dir.path().join("artifacts.drafts")).map_or(0, Iterator::count)
+    }
+
+    async fn bytes(&self, path: &str, range: Option<&str>) -> (u16, Vec<u8>) {
+        let control = Keeper { shelf: self.shelf.clone(), door: Door::Control };
+        let request =
+            range.into_iter().fold(Request::builder().uri(path), |request, range| request.header("range", range));
+        let answer = router(control).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let (status, length) = (answer.status().as_u16(), answer.headers().get("content-length").cloned());
+        let body = axum::body::to_bytes(answer.into_body(), 64 << 20).await.unwrap().to_vec();
+        if let Some(length) = length {
+            assert_eq!(length.to_str().unwrap(), body.len().to_string());
+        }
+        (status, body)
+    }
+
+    async fn put(&self, path: &str, body: Vec<u8>) {
+        let control = Keeper { shelf: self.shelf.clone(), door: Door::Control };
+        let request = Request::builder().method("PUT").uri(path).body(Body::from(body)).unwrap();
+        assert_eq!(router(control).oneshot(request).await.unwrap().status(), 200);
+    }
+
+    /// Bytes that the store's packs have.
+    fn at_rest(&self) -> u64 {
+        let packs = fs::read_dir(self.dir.path().join("store/packs")).unwrap();
+        packs.map(|pack| pack.unwrap().metadata().unwrap().len()).sum()
+    }
+
     fn keeper(&self) -> Keeper {
         let over = Arc::clone(&self.over);
         let live = Arc::new(move |_: &WorkloadId, epoch| epoch == Epoch(2) && !over.load(Ordering::SeqCst));
@@ -29,7 +64,7 @@ impl Site {
             Box::pin(std::future::ready(answer))
         });
         let door = Door::Workloads { key: self.key.verifying_key(), live, elsewhere };
-        Keeper { dir: self.dir.path().to_owned(), door }
+        Keeper { shelf: self.shelf.clone(), door }
     }
 
     async fn ask(&self, method: &str, path: &str, workload: Option<&str>, body: &str) -> (u16, String) {
@@ -53,7 +88,15 @@ impl Site {
 }
 
 fn site() -> Site {
-    Site { dir: tempfile::tempdir().unwrap(), key: SigningKey::from_bytes(&[3; 32]), over: Arc::default() }
+    site_with(3, None)
+}
+
+fn site_with(key: u8, store_key: Option<SiteKey>) -> Site {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { key: store_key, ..StoreOptions::default() };
+    let store = Arc::new(Store::open(dir.path().join("store"), options).unwrap());
+    let shelf = Arc::new(Shelf::open(dir.path().join("artifacts"), store).unwrap());
+    Site { dir, shelf, key: SigningKey::from_bytes(&[key; 32]), over: Arc::default() }
 }
 
 #[tokio::test]
@@ -91,7 +134,7 @@ async fn paths_lead_nowhere_else() {
         assert_eq!(site.ask("PUT", &format!("{PREFIX}/{path}"), me, "x").await.0, 400, "{path}");
     }
     assert_eq!(site.ask("GET", &format!("{PREFIX}?path=../.."), me, "").await.0, 400);
-    assert_eq!(fs::read_dir(site.dir.path()).unwrap().count(), 0, "nothing was made");
+    assert!(!site.dir.path().join("artifacts").exists(), "nothing was made");
 }
 
 #[tokio::test]
@@ -128,7 +171,7 @@ fn told() -> (tokio::sync::mpsc::Sender<io::Result<&'static str>>, Body) {
 
 fn asks(site: &Site) -> (Keeper, Place, Asker) {
     let token = RunToken { site: "here".parse().unwrap(), workload: "p-1/train".parse().unwrap(), epoch: Epoch(2) };
-    (site.keeper(), place(site.dir.path(), "1/abc/artifacts/a").unwrap(), Asker::Placement(token))
+    (site.keeper(), site.shelf.place("1/abc/artifacts/a").unwrap(), Asker::Placement(token))
 }
 
 #[tokio::test]
@@ -147,14 +190,14 @@ async fn what_comes_half_leaves_what_came_whole() {
     };
     let (half, ()) = tokio::join!(half, whole);
     assert!(half.unwrap().is_some(), "what broke off was refused");
-    assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
-    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft stays");
+    assert!(fs::read_to_string(&path).unwrap().ends_with("\nwhole"));
+    assert_eq!(site.drafts(), 0, "no draft stays");
 }
 
 #[tokio::test]
 async fn whoever_goes_away_meanwhile_leaves_no_draft() {
     let site = site();
-    let dir = asks(&site).1.path().parent().unwrap().to_owned();
+    let path = asks(&site).1.path();
     let (send, body) = told();
     let (keeper, place, me) = asks(&site);
     let half = tokio::spawn(keep(keeper, place, me, body));
@@ -163,7 +206,7 @@ async fn whoever_goes_away_meanwhile_leaves_no_draft() {
     send.reserve().await.unwrap();
     half.abort();
     assert!(half.await.unwrap_err().is_cancelled());
-    assert_eq!(fs::read_dir(dir).unwrap().count(), 0);
+    assert_eq!((site.drafts(), path.exists()), (0, false));
 }
 
 #[tokio::test]
@@ -180,7 +223,7 @@ async fn a_placement_that_ends_while_it_sends_leaves_nothing() {
     };
     let (sent, ()) = tokio::join!(sent, ends);
     assert_eq!(sent.unwrap().unwrap().status(), StatusCode::FORBIDDEN);
-    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
+    assert_eq!((site.drafts(), path.exists()), (0, false));
 }
 
 /// The note of who owns a directory is a pipe here, from which nothing comes for a while, as from a disk that is slow.
@@ -217,8 +260,7 @@ async fn others_read_and_do_not_write() {
         assert_eq!(site.ask("GET", &file, other, "").await, (200, "mine".to_owned()));
         assert_eq!(site.ask("GET", &file, None, "").await.0, 401);
     }
-    let stranger =
-        Site { dir: tempfile::tempdir().unwrap(), key: SigningKey::from_bytes(&[4; 32]), over: Arc::default() };
+    let stranger = site_with(4, None);
     let forged = RunToken { site: "here".parse().unwrap(), workload: "p-1/train".parse().unwrap(), epoch: Epoch(1) };
     assert!(
         who(
@@ -250,7 +292,7 @@ async fn what_is_not_here_is_asked_for_elsewhere() {
 #[tokio::test]
 async fn whoever_the_control_plane_lets_in_reads_and_writes() {
     let site = site();
-    let control = Keeper { dir: site.dir.path().to_owned(), door: Door::Control };
+    let control = Keeper { shelf: site.shelf.clone(), door: Door::Control };
     let ask = async |method: &str, path: &str, body: &'static str| {
         let request = Request::builder().method(method).uri(path).body(Body::from(body)).unwrap();
         router(control.clone()).oneshot(request).await.unwrap().status().as_u16()
@@ -264,4 +306,115 @@ async fn whoever_the_control_plane_lets_in_reads_and_writes() {
     assert_eq!(site.ask("PUT", &mine, Some("p-1/train"), "again").await.0, 200, "it is still its own");
     assert_eq!(ask("GET", &format!("{PREFIX}/1/abc/artifacts/elsewhere"), "").await, 404, "nobody else is asked");
     assert_eq!(ask("DELETE", &theirs, "").await, 200);
+}
+
+/// Bytes that don't compress.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+#[tokio::test]
+async fn a_large_file_is_a_version_and_its_next_one_costs_what_is_new() {
+    let site = site();
+    let file = format!("{PREFIX}/1/abc/artifacts/model/weights.bin");
+    let first = noise(1, 8 << 20);
+    site.put(&file, first.clone()).await;
+    assert_eq!(site.bytes(&file, None).await, (200, first.clone()));
+    for (range, expected) in [
+        ("bytes=0-9", &first[..10]),
+        ("bytes=3000000-3999999", &first[3_000_000..4_000_000]),
+        ("bytes=8388600-", &first[8_388_600..]),
+        ("bytes=-5", &first[(8 << 20) - 5..]),
+    ] {
+        assert_eq!(site.bytes(&file, Some(range)).await, (206, expected.to_vec()), "{range}");
+    }
+    assert_eq!(site.bytes(&file, Some("bytes=8388608-")).await.0, 416);
+    let listed = site.ask("GET", &format!("{PREFIX}?path=1/abc/artifacts/model"), Some("p-1/x"), "").await.1;
+    assert!(listed.contains("\"file_size\":8388608"), "{listed}");
+
+    let before = site.at_rest();
+    let mut second = first.clone();
+    second[1 << 20..(1 << 20) + 1000].fill(7);
+    site.put(&file, second.clone()).await;
+    assert_eq!(site.bytes(&file, None).await.1, second);
+    let more = site.at_rest() - before;
+    assert!(more < 1 << 20, "{more} more bytes at rest for a thousand changed ones");
+
+    // Of two equal files at two places each is there while its place is.
+    let other = format!("{PREFIX}/1/models/m-1/artifacts/weights.bin");
+    site.put(&other, second.clone()).await;
+    assert_eq!(site.shelf.store.pins().unwrap().len(), 2);
+    assert_eq!(site.ask("DELETE", &file, Some("p-1/x"), "").await.0, 403);
+    assert_eq!(
+        site.shelf.store.gc(&BTreeSet::new(), Timestamp(i64::MAX / 2), Millis(0)).unwrap().versions_removed.len(),
+        1
+    );
+    assert_eq!(site.bytes(&other, None).await.1, second);
+    assert_eq!(site.bytes(&file, None).await.1, second);
+    let control = Keeper { shelf: site.shelf.clone(), door: Door::Control };
+    for gone in [format!("{PREFIX}/1/abc/artifacts/model"), other.clone()] {
+        let request = Request::builder().method("DELETE").uri(&gone).body(Body::empty()).unwrap();
+        assert_eq!(router(control.clone()).oneshot(request).await.unwrap().status(), 200);
+    }
+    assert_eq!(site.bytes(&file, None).await.0, 404);
+    assert_eq!(site.shelf.store.pins().unwrap(), [], "nothing is kept for a file that is gone");
+}
+
+/// A small one is a file of its own, and one that was large before leaves nothing behind.
+#[tokio::test]
+async fn a_file_grows_and_shrinks() {
+    let site = site();
+    let file = format!("{PREFIX}/1/abc/artifacts/a");
+    for length in [10, 1 << 20, 0, 2 << 20, 70_000, 64 << 10] {
+        let body = noise(length as u64 + 1, length);
+        site.put(&file, body.clone()).await;
+        assert_eq!(site.bytes(&file, None).await, (200, body), "{length}");
+        assert_eq!(site.shelf.store.pins().unwrap().len(), usize::from(length > 64 << 10), "{length}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_an_artifact_is_readable_where_the_store_is_encrypted() {
+    let site = site_with(3, Some(SiteKey::new([5; 32])));
+    for length in [100, 1 << 20] {
+        let file = format!("{PREFIX}/1/abc/artifacts/a{length}");
+        let body: Vec<u8> = b"a secret. ".iter().copied().cycle().take(length).collect();
+        site.put(&file, body.clone()).await;
+        assert_eq!(site.bytes(&file, None).await.1, body);
+    }
+    let mut dirs = vec![site.dir.path().to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                let found = fs::read(&path).unwrap().windows(9).any(|nine| nine == b"a secret.");
+                assert!(!found, "{}", path.display());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_artifact_is_not_given_out_as_whole() {
+    let site = site();
+    let file = format!("{PREFIX}/1/abc/artifacts/a");
+    site.put(&file, noise(9, 4 << 20)).await;
+    let pack = fs::read_dir(site.dir.path().join("store/packs")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    let control = Keeper { shelf: site.shelf.clone(), door: Door::Control };
+    let request = Request::builder().uri(&file).body(Body::empty()).unwrap();
+    let answer = router(control).oneshot(request).await.unwrap();
+    assert!(axum::body::to_bytes(answer.into_body(), 64 << 20).await.is_err());
 }
