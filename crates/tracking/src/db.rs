@@ -20,7 +20,8 @@ const SCHEMA: Schema = Schema {
     migrations: &[
         include_str!("../migrations/0001_first.sql"),
         include_str!("../migrations/0002_points_of_models.sql"),
-        include_str!("../migrations/0004_artifacts.sql"),
+        include_str!("../migrations/0003_artifacts.sql"),
+        include_str!("../migrations/0004_registry.sql"),
     ],
 };
 

@@ -26,13 +26,14 @@ pub const PREFIXES: [&str; 4] = ["/api/2.0/mlflow", "/api/3.0/mlflow", "/ajax-ap
 /// The version of MLflow whose protocol this is.
 const MLFLOW_VERSION: &str = "3.17.2";
 /// What comes in a query as a list, even if only once.
-const LISTS: [&str; 3] = ["experiment_ids", "run_ids", "order_by"];
+const LISTS: [&str; 4] = ["experiment_ids", "run_ids", "order_by", "stages"];
 
 /// Whether a request only reads, so that a viewer may send it. Searches are long and come as POST.
 pub fn reads(method: &Method, path: &str) -> bool {
     method == Method::GET
         || method == Method::HEAD
-        || method == Method::POST && (path.ends_with("/search") || path.ends_with("/search-datasets"))
+        || method == Method::POST
+            && ["/search", "/search-datasets", "/get-latest-versions"].iter().any(|end| path.ends_with(end))
 }
 
 /// All routes, for whoever checks tokens; every request must bring an [`Access`] extension.
@@ -53,6 +54,7 @@ fn api() -> Router<Tracking> {
         .merge(experiments())
         .merge(runs())
         .merge(models())
+        .merge(registry())
         .route("/server-info", get(server_info))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
@@ -104,6 +106,34 @@ fn models() -> Router<Tracking> {
         .route("/logged-models/{model_id}/tags", patch(ask(Tracking::set_model_tags)))
         .route("/logged-models/{model_id}/tags/{tag_key}", delete(ask(Tracking::delete_model_tag)))
         .route("/logged-models/{model_id}/params", post(ask(Tracking::log_model_params)))
+}
+
+fn registry() -> Router<Tracking> {
+    Router::new()
+        .route("/registered-models/create", post(ask(Tracking::create_registered)))
+        .route("/registered-models/get", get(ask(Tracking::get_registered)))
+        .route("/registered-models/rename", post(ask(Tracking::rename_registered)))
+        .route("/registered-models/update", patch(ask(Tracking::describe_registered)))
+        .route("/registered-models/delete", delete(ask(Tracking::delete_registered)))
+        .route("/registered-models/search", get(ask(Tracking::search_registered)))
+        .route("/registered-models/get-latest-versions", both(Tracking::latest_versions))
+        .route("/registered-models/set-tag", post(ask(Tracking::set_registered_tag)))
+        .route("/registered-models/delete-tag", delete(ask(Tracking::delete_registered_tag)))
+        .route(
+            "/registered-models/alias",
+            get(ask(Tracking::get_alias))
+                .merge(post(ask(Tracking::set_alias)))
+                .merge(delete(ask(Tracking::delete_alias))),
+        )
+        .route("/model-versions/create", post(ask(Tracking::create_version)))
+        .route("/model-versions/get", get(ask(Tracking::get_version)))
+        .route("/model-versions/update", patch(ask(Tracking::describe_version)))
+        .route("/model-versions/delete", delete(ask(Tracking::delete_version)))
+        .route("/model-versions/search", get(ask(Tracking::search_versions)))
+        .route("/model-versions/get-download-uri", get(ask(Tracking::download_uri)))
+        .route("/model-versions/transition-stage", post(ask(Tracking::transition_stage)))
+        .route("/model-versions/set-tag", post(ask(Tracking::set_version_tag)))
+        .route("/model-versions/delete-tag", delete(ask(Tracking::delete_version_tag)))
 }
 
 fn both<Q, A, F>(question: fn(Tracking, Access, Q) -> F) -> MethodRouter<Tracking>

@@ -15,6 +15,7 @@ mod inputs;
 mod limits;
 mod log;
 mod models;
+mod registry;
 mod room;
 mod runs;
 mod search;

@@ -58,12 +58,31 @@ const MODEL_COLUMNS: &[Column] = &[
     number("last_updated_timestamp_ms", "m.updated"),
 ];
 
+const REGISTERED_COLUMNS: &[Column] = &[
+    Column { name: "name", sql: "m.name", numeric: false, listed: true },
+    number("timestamp", "m.updated"),
+    number("last_updated_timestamp", "m.updated"),
+];
+
+const VERSION_COLUMNS: &[Column] = &[
+    Column { name: "name", sql: "m.name", numeric: false, listed: true },
+    Column { name: "run_id", sql: "v.run", numeric: false, listed: true },
+    text("source_path", "v.source"),
+    number("version_number", "v.version"),
+    number("creation_timestamp", "v.created"),
+    number("last_updated_timestamp", "v.updated"),
+];
+
 /// What is searched.
 #[derive(Clone, Copy)]
 pub enum Subject {
     Runs,
     Experiments,
     Models,
+    /// Registered ones.
+    Registered,
+    /// Of registered models.
+    Versions,
 }
 
 impl Subject {
@@ -72,6 +91,8 @@ impl Subject {
             Subject::Runs => RUN_COLUMNS,
             Subject::Experiments => EXPERIMENT_COLUMNS,
             Subject::Models => MODEL_COLUMNS,
+            Subject::Registered => REGISTERED_COLUMNS,
+            Subject::Versions => VERSION_COLUMNS,
         }
     }
 
@@ -98,6 +119,11 @@ impl Subject {
             (Subject::Models, _) => {
                 Err(Fault::invalid("Invalid entity type. Models have attributes, metrics, params and tags"))
             }
+            (Subject::Registered, Kind::Tag) => Ok("registered_tags x WHERE x.model = m.number"),
+            (Subject::Versions, Kind::Tag) => Ok("version_tags x WHERE x.version = v.number"),
+            (Subject::Registered | Subject::Versions, _) => Err(Fault::invalid(
+                "Invalid entity type. Registered models and their versions have attributes and tags",
+            )),
             (Subject::Runs, Kind::Attribute | Kind::Dataset) => unreachable!("these have no table of keys"),
         }
     }

@@ -26,6 +26,14 @@ pub const MODELS: Heads = &[
     "SELECT model, sum(octet_length(key) + octet_length(value)) FROM model_params WHERE model IN (",
     "SELECT model, sum(octet_length(key) + octet_length(value)) FROM model_tags WHERE model IN (",
 ];
+pub const REGISTERED: Heads = &[
+    "SELECT model, sum(octet_length(key) + octet_length(value)) FROM registered_tags WHERE model IN (",
+    "SELECT number, octet_length(coalesce(description, '')) FROM registered WHERE number IN (",
+];
+pub const VERSIONS: Heads = &[
+    "SELECT version, sum(octet_length(key) + octet_length(value)) FROM version_tags WHERE version IN (",
+    "SELECT number, octet_length(coalesce(description, '')) + octet_length(source) FROM versions WHERE number IN (",
+];
 pub const EXPERIMENTS: Heads =
     &["SELECT experiment, sum(octet_length(key) + octet_length(value)) FROM experiment_tags WHERE experiment IN ("];
 

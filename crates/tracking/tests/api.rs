@@ -1,108 +1,13 @@
 //! The routes as a client sees them, without one: answers, refusals, limits and what is durable.
 
-use std::sync::{Arc, Mutex};
+mod common;
 
-use axum::body::Body;
-use axum::http::Request;
+use std::sync::Arc;
+
 use serde_json::{Value, json};
-use tombolo_tracking::{Access, Ask, End, Own, Standing, Standings, Tracking, router};
-use tower::ServiceExt;
+use tombolo_tracking::{Access, End, Tracking};
 
-struct Api {
-    tracking: Tracking,
-    access: Access,
-    /// How workloads stand that don't as [`newest`] says.
-    stand: Arc<Mutex<Standings>>,
-}
-
-/// At its first placement, and running.
-fn newest(epoch: u64) -> Standing {
-    Standing { epoch, site: Some("here".to_owned()), state: "running" }
-}
-
-fn asked(stand: &Arc<Mutex<Standings>>) -> Ask {
-    let stand = Arc::clone(stand);
-    Arc::new(move |workloads| {
-        let stand = stand.lock().unwrap().clone();
-        let of = |workload: String| (workload.clone(), stand.get(&workload).cloned().unwrap_or_else(|| newest(1)));
-        Box::pin(std::future::ready(Some(workloads.into_iter().map(of).filter(|(_, stand)| stand.epoch > 0).collect())))
-    })
-}
-
-fn person() -> Access {
-    Access { who: "ada".to_owned(), run: None }
-}
-
-fn workload(name: &str) -> Access {
-    let own = Own {
-        workload: format!("flights-1/{name}"),
-        project: "flights".to_owned(),
-        stage: name.to_owned(),
-        site: "here".to_owned(),
-        epoch: 1,
-        run_id: format!("{name}00000000000000000000000000"),
-    };
-    Access { who: own.workload.clone(), run: Some(own) }
-}
-
-impl Api {
-    async fn new(dir: &tempfile::TempDir) -> Api {
-        let stand = Arc::default();
-        let tracking = Tracking::open(&dir.path().join("tracking.db"), asked(&stand)).await.unwrap();
-        Api { tracking, access: person(), stand }
-    }
-
-    fn by(&self, access: Access) -> Api {
-        Api { tracking: self.tracking.clone(), access, stand: Arc::clone(&self.stand) }
-    }
-
-    async fn send(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
-        let uri = if path.starts_with("/api") { path.to_owned() } else { format!("/api/2.0/mlflow/{path}") };
-        let mut request = Request::builder().method(method).uri(uri).body(Body::from(body.to_owned())).unwrap();
-        request.extensions_mut().insert(self.access.clone());
-        let answer = router(self.tracking.clone()).oneshot(request).await.unwrap();
-        let status = answer.status().as_u16();
-        let bytes = axum::body::to_bytes(answer.into_body(), 64 << 20).await.unwrap();
-        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
-    }
-
-    async fn post(&self, path: &str, body: Value) -> Value {
-        let (status, answer) = self.send("POST", path, &body.to_string()).await;
-        assert_eq!(status, 200, "{path} {body}: {answer}");
-        answer
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        let (status, answer) = self.send("GET", path, "").await;
-        assert_eq!(status, 200, "{path}: {answer}");
-        answer
-    }
-
-    /// The status, code and message of what is refused.
-    async fn refused(&self, method: &str, path: &str, body: Value) -> (u16, String, String) {
-        let (status, answer) = self.send(method, path, &body.to_string()).await;
-        assert!(status >= 400, "{path} {body} was taken: {answer}");
-        let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
-        (status, text("error_code"), text("message"))
-    }
-
-    async fn experiment(&self, name: &str) -> String {
-        self.post("experiments/create", json!({ "name": name })).await["experiment_id"].as_str().unwrap().to_owned()
-    }
-
-    async fn run(&self, experiment: &str, name: &str) -> String {
-        let asked = json!({ "experiment_id": experiment, "run_name": name, "start_time": 1000, "user_id": "ada" });
-        self.post("runs/create", asked).await["run"]["info"]["run_id"].as_str().unwrap().to_owned()
-    }
-
-    async fn names(&self, experiment: &str, filter: &str, order: &[&str]) -> Vec<String> {
-        let asked = json!({ "experiment_ids": [experiment], "filter": filter, "order_by": order });
-        let found = self.post("runs/search", asked).await;
-        let names =
-            found["runs"].as_array().unwrap().iter().map(|run| run["info"]["run_name"].as_str().unwrap().to_owned());
-        names.collect()
-    }
-}
+use common::{Api, asked, newest, person, workload};
 
 #[tokio::test]
 async fn a_run_keeps_what_is_logged_across_a_restart() {
@@ -277,7 +182,7 @@ async fn what_is_wrong_is_said_in_mlflows_words() {
             "artifact_location",
         ),
         ("experiments/delete", json!({ "experiment_id": "0" }), 400, "INVALID_PARAMETER_VALUE", "default experiment"),
-        ("registered-models/create", json!({ "name": "m" }), 404, "ENDPOINT_NOT_FOUND", "docs/mlflow.md"),
+        ("webhooks", json!({ "name": "m" }), 404, "ENDPOINT_NOT_FOUND", "docs/mlflow.md"),
     ] {
         let (got, said, why) = api.refused("POST", path, body.clone()).await;
         assert_eq!((got, said.as_str()), (status, code), "{path} {body}: {why}");

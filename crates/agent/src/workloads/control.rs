@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tombolo_api::client::{Client, ClientError};
@@ -22,6 +23,9 @@ pub enum Refusal {
     Away(String),
 }
 
+/// How long one that doesn't answer is left alone.
+const AWAY_FOR: Duration = Duration::from_secs(2);
+
 pub struct Control {
     address: String,
     token_file: PathBuf,
@@ -30,15 +34,21 @@ pub struct Control {
     store: Arc<Store>,
     /// With the token that it was made for.
     client: Option<(String, Client)>,
+    /// Since when it doesn't answer, and how that was said.
+    away: Option<(Instant, String)>,
 }
 
 impl Control {
     pub fn new(address: String, token_file: PathBuf, site: SiteId, site_dir: &Path, store: Arc<Store>) -> Control {
-        Control { address, token_file, site, site_dir: site_dir.to_owned(), store, client: None }
+        Control { address, token_file, site, site_dir: site_dir.to_owned(), store, client: None, away: None }
     }
 
     /// With the token that is in its file now: a newer one may be put there at any time.
     fn client(&mut self) -> Result<Client, Refusal> {
+        // Many ask in turn, and each would wait until it is clear that nobody answers.
+        if let Some((_, why)) = self.away.as_ref().filter(|(since, _)| since.elapsed() < AWAY_FOR) {
+            return Err(Refusal::Away(why.clone()));
+        }
         let token = std::fs::read_to_string(&self.token_file).map_err(|_| {
             Refusal::Away(format!(
                 "there is no token for the control plane\nhint: kubectl create secret generic tombolo-{}-workloads \
@@ -61,8 +71,16 @@ impl Control {
         match self.client()?.get::<RunView>(&format!("/v1/runs/{run}")).await {
             Ok(view) => Ok((stands(&view), Some(view))),
             Err(ClientError::Problem(problem)) if problem.status == 404 => Ok((Stands::Gone, None)),
-            Err(error) => Err(Refusal::Away(said(&error))),
+            Err(error) => Err(self.failed(&error, false)),
         }
+    }
+
+    /// A control plane that knows the token and doesn't like what it is told won't like it the next time either.
+    fn failed(&mut self, error: &ClientError, may_refuse: bool) -> Refusal {
+        if matches!(error, ClientError::Unreachable { .. } | ClientError::Broken(_)) {
+            self.away = Some((Instant::now(), said(error)));
+        }
+        if may_refuse { refused(error) } else { Refusal::Away(said(error)) }
     }
 
     /// The body of a submission; its code is in the site's store for as long as the hold is.
@@ -99,13 +117,14 @@ impl Control {
             sketch: Some(sketch),
         };
         let key = format!("workload-code-{uid}-{}", jiff::Timestamp::now().as_nanosecond());
-        client.post::<VersionInfo>("/v1/versions", &key, &body).await.map_err(|error| refused(&error))?;
+        client.post::<VersionInfo>("/v1/versions", &key, &body).await.map_err(|error| self.failed(&error, true))?;
         let run = NewRun { project, code: version, data: Default::default(), force };
         Ok((serde_json::to_value(run).map_err(|error| Refusal::Refused(error.to_string()))?, hold))
     }
 
     pub async fn submit(&mut self, key: &str, body: &Value) -> Result<RunView, Refusal> {
-        self.client()?.post("/v1/runs", key, body).await.map_err(|error| refused(&error))
+        let sent = self.client()?.post("/v1/runs", key, body).await;
+        sent.map_err(|error| self.failed(&error, true))
     }
 
     /// What is over already needs no stopping.
@@ -114,7 +133,7 @@ impl Control {
         match self.client()?.post::<Value>(&path, &format!("workload-stop-{run}"), &Value::Null).await {
             Ok(_) => Ok(()),
             Err(ClientError::Problem(problem)) if matches!(problem.status, 404 | 409) => Ok(()),
-            Err(error) => Err(Refusal::Away(said(&error))),
+            Err(error) => Err(self.failed(&error, false)),
         }
     }
 }
@@ -127,7 +146,6 @@ fn stands(view: &RunView) -> Stands {
     }
 }
 
-/// A control plane that knows the token and doesn't like what it is told won't like it the next time either.
 fn refused(error: &ClientError) -> Refusal {
     match error {
         ClientError::Problem(problem)

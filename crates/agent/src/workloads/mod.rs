@@ -39,13 +39,15 @@ const LEDGER: &str = "workloads.json";
 const PASS_EVERY: Duration = Duration::from_secs(1);
 /// How long what was refused or was told to stop is left alone.
 const AGAIN_AFTER: Duration = Duration::from_secs(15);
+/// How long a run that is over is not asked about: somebody may have it retried.
+const OVER_FOR: Duration = Duration::from_secs(60);
 
 pub struct Workloads {
     cluster: Cluster,
     control: Control,
     ledger: Ledger,
-    /// Runs that are over, as they stood at last.
-    over: HashMap<String, (Stands, Option<RunView>)>,
+    /// Runs that are over, as they stood when they were asked about.
+    over: HashMap<String, (Instant, (Stands, Option<RunView>))>,
     /// By uid: what was refused, of which generation, and until when it stays so.
     refused: HashMap<String, (i64, String, Instant)>,
     /// Runs that were told to stop, and when.
@@ -137,13 +139,15 @@ impl Workloads {
         let Some(was) = self.ledger.get(uid).and_then(|entry| entry.run.as_ref()) else {
             return Ok((Stands::Unknown, None));
         };
-        if let Some(over) = self.over.get(&was.run) {
+        if let Some((at, over)) = self.over.get(&was.run)
+            && at.elapsed() < OVER_FOR
+        {
             return Ok(over.clone());
         }
         let run = was.run.clone();
         let found = self.control.run(&run).await?;
         if !matches!(found.0, Stands::Live | Stands::Unknown) {
-            self.over.insert(run, found.clone());
+            self.over.insert(run, (Instant::now(), found.clone()));
         }
         Ok(found)
     }
@@ -189,6 +193,10 @@ impl Workloads {
         };
         match self.control.submit(&sent.key, &sent.body).await {
             Ok(view) => {
+                if let Some(before) = &entry.run {
+                    self.over.remove(&before.run);
+                    self.told.remove(&before.run);
+                }
                 entry.run = Some(Submitted { run: view.id.clone(), work: sent.work, suspended: false });
                 self.ledger.put(uid, Some(entry))?;
                 // The answer to a submission has no workloads in it yet.

@@ -53,16 +53,16 @@ pub fn status(wanted: &Wanted, seen: &Seen<'_>, now: &str) -> Value {
         Seen::Refused(why) | Seen::Unreachable(why) => status.insert("message".to_owned(), short(why).into()),
         Seen::Run { .. } | Seen::Suspended => None,
     };
-    let done = if wanted.is_job() { ("Complete", "Succeeded") } else { ("Ready", "Ready") };
-    let is_done = if phase == done.1 { "True" } else { "False" };
-    let reached = condition(before, wanted, done.0, is_done, &phase, "", now);
-    let accepted = condition(before, wanted, "Accepted", accepted.0, accepted.1, &accepted.2, now);
-    status.insert("phase".to_owned(), phase.into());
-    status.insert("conditions".to_owned(), json!([accepted, reached]));
     let observed = match seen {
         Seen::Unreachable(_) | Seen::Run { current: false, .. } => before["observedGeneration"].clone(),
         _ => wanted.generation.into(),
     };
+    let done = if wanted.is_job() { ("Complete", "Succeeded") } else { ("Ready", "Ready") };
+    let is_done = if phase == done.1 { "True" } else { "False" };
+    let reached = condition(before, &observed, (done.0, is_done), (&phase, ""), now);
+    let accepted = condition(before, &observed, ("Accepted", accepted.0), (accepted.1, &accepted.2), now);
+    status.insert("phase".to_owned(), phase.into());
+    status.insert("conditions".to_owned(), json!([accepted, reached]));
     if !observed.is_null() {
         status.insert("observedGeneration".to_owned(), observed);
     }
@@ -122,13 +122,25 @@ fn rank(phase: &str) -> usize {
     ORDER.iter().position(|one| *one == phase).unwrap_or_default()
 }
 
-fn condition(before: &Value, wanted: &Wanted, kind: &str, is: &str, reason: &str, message: &str, now: &str) -> Value {
+/// `kind` with whether it holds, why with a message. It says for which generation: whoever waits for a condition waits for
+/// the one of what they have applied.
+fn condition(
+    before: &Value,
+    observed: &Value,
+    (kind, is): (&str, &str),
+    (reason, message): (&str, &str),
+    now: &str,
+) -> Value {
     let was = before["conditions"].as_array().and_then(|all| all.iter().find(|one| one["type"] == kind));
     let since = was.filter(|was| was["status"] == is).map(|was| was["lastTransitionTime"].clone());
-    json!({
+    let mut condition = json!({
         "type": kind, "status": is, "reason": reason, "message": message,
-        "lastTransitionTime": since.unwrap_or_else(|| now.into()), "observedGeneration": wanted.generation
-    })
+        "lastTransitionTime": since.unwrap_or_else(|| now.into())
+    });
+    if !observed.is_null() {
+        condition["observedGeneration"] = observed.clone();
+    }
+    condition
 }
 
 /// What somebody who describes the resource is told of a change.
@@ -243,6 +255,26 @@ mod tests {
         let refused = status(&job, &Seen::Refused("bad"), NOW);
         assert_eq!((&refused["phase"], &refused["run"]), (&json!("Running"), &json!("r-1")));
         assert_eq!(refused["conditions"][0]["status"], "False");
+    }
+
+    /// Until the newer run is there, what is known is of what was applied before, and nobody takes its end for the newer's.
+    #[test]
+    fn an_older_run_says_of_which_generation_it_is() {
+        let mut job = wanted(1, json!({"stage": {"run": "x"}}));
+        let ended = run(&[("succeeded", Some("a"))]);
+        job.status = status(&job, &Seen::Run { run: &ended, current: true }, NOW);
+        job.generation = 2;
+        let older = status(&job, &Seen::Run { run: &ended, current: false }, NOW);
+        assert_eq!(
+            (&older["observedGeneration"], &older["conditions"][1]["observedGeneration"]),
+            (&json!(1), &json!(1))
+        );
+        assert_eq!(older["conditions"][1]["status"], "True");
+        let newer = status(&job, &Seen::Run { run: &run(&[("queued", None)]), current: true }, NOW);
+        assert_eq!(
+            (&newer["conditions"][1]["observedGeneration"], &newer["conditions"][1]["status"]),
+            (&json!(2), &json!("False"))
+        );
     }
 
     #[test]

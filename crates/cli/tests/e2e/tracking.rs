@@ -53,6 +53,46 @@ url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric"
 assert urllib.request.urlopen(urllib.request.Request(url, json.dumps(point).encode(), headers)).status == 200
 "#;
 
+const REGISTER: &str = r#"
+import mlflow, os
+client = mlflow.MlflowClient()
+with mlflow.start_run() as run:
+    os.makedirs("model/data", exist_ok=True)
+    open("model/MLmodel", "w").write("flavors: {}\n")
+    open("model/data/weights.bin", "wb").write(bytes(range(256)) * 2000)
+    mlflow.log_artifacts("model", "model")
+for expected in ["1", "2"]:
+    version = mlflow.register_model(f"runs:/{run.info.run_id}/model", "flights", tags={"by": "train"})
+    assert version.version in (expected, int(expected)), version
+client.set_registered_model_alias("flights", "champion", "2")
+client.set_model_version_tag("flights", "2", "checked", "yes")
+client.update_registered_model("flights", "delays")
+found = client.get_model_version_by_alias("flights", "champion")
+assert (str(found.version), found.run_id, found.tags) == ("2", run.info.run_id, {"by": "train", "checked": "yes"}), found
+assert [str(one.version) for one in client.search_model_versions("name = 'flights' and tags.checked = 'yes'")] == ["2"]
+assert [one.name for one in client.search_registered_models("name ILIKE 'FL%'")] == ["flights"]
+assert client.get_latest_versions("flights")[0].current_stage == "None"
+client.transition_model_version_stage("flights", "2", "Production", archive_existing_versions=True)
+for wrong in [lambda: client.create_registered_model("flights"), lambda: client.delete_model_version("flights", "1"),
+              lambda: client.get_model_version_by_alias("flights", "none"), lambda: client.get_model_version("flights", "9")]:
+    try:
+        wrong()
+    except mlflow.exceptions.MlflowException as error:
+        print("refused", error.error_code)
+    else:
+        raise AssertionError("it was taken")
+open("outputs/done/run", "w").write(run.info.run_id)
+"#;
+
+const LOAD: &str = r#"
+import mlflow, os
+at = mlflow.artifacts.download_artifacts(artifact_uri="models:/flights@champion")
+assert open(os.path.join(at, "data/weights.bin"), "rb").read() == bytes(range(256)) * 2000
+one = mlflow.artifacts.download_artifacts(artifact_uri="models:/flights/Production/MLmodel")
+assert open(one).read() == "flavors: {}\n"
+open("outputs/seen/site", "w").write(os.environ["TOMBOLO_SITE"])
+"#;
+
 /// One request as it is; its answer's status and body.
 pub fn send(address: &str, method: &str, uri: &str, token: &str, body: &[u8]) -> (u16, Vec<u8>) {
     let mut stream = TcpStream::connect(address).unwrap();
@@ -117,6 +157,33 @@ stages:
     assert_eq!(ask(&world, "POST", "runs/delete", &token, &delete).0, 200);
     let audit = world.ok(&["audit", "--output", "json"]);
     assert!(audit.contains("/runs/delete"), "{audit}");
+}
+
+#[test]
+fn a_model_that_is_registered_at_one_site_is_loaded_at_another() {
+    let world = World::with_sites(&[("here", &[]), ("there", &[])]);
+    let yaml = format!(
+        "
+project: flights
+stages:
+  train: {{ run: python3 register.py, python: ['{CLIENT}'], site: here, out: [done] }}
+  load: {{ run: python3 load.py, python: ['{CLIENT}'], site: there, in: [done], out: [seen] }}
+"
+    );
+    let dir = world.project("flights", &yaml, &[("register.py", REGISTER), ("load.py", LOAD)]);
+    let ran = world.cli(&["run", &dir, "--output", "json"]);
+    assert_eq!(ran.code, 0, "{ran}\n{}\n{}", world.cli(&["logs", "train"]), world.cli(&["logs", "load"]));
+    let logs = world.ok(&["logs", "flights-1/train"]);
+    for code in ["RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED", "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"] {
+        assert!(logs.contains(&format!("refused {code}")), "{logs}");
+    }
+    let token = admin(&world);
+    let (_, found) = ask(&world, "GET", "registered-models/alias?name=flights&alias=champion", &token, &Value::Null);
+    assert_eq!(found["model_version"]["user_id"], "flights-1/train", "{found}");
+    let audit = world.ok(&["audit", "--output", "json"]);
+    assert!(audit.contains("/registered-models/alias") && audit.contains("/transition-stage"), "{audit}");
+    let (status, _) = ask(&world, "DELETE", "registered-models/delete", &token, &json!({ "name": "flights" }));
+    assert_eq!(status, 200);
 }
 
 /// Plain HTTP, as any client does it: what comes of a token when its placement is over or was replaced.

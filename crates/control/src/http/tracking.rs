@@ -64,10 +64,21 @@ async fn door(State(shared): State<Shared>, mut request: Request, next: Next) ->
     answer
 }
 
-/// What takes something away or gives it back. What a run logs is its own record.
+/// What takes something away or gives it back, and what says which version of a model is meant. What a run logs is its own
+/// record.
 fn is_recorded(method: &Method, path: &str) -> bool {
+    const ENDS: [&str; 7] = [
+        "/restore",
+        "/experiments/update",
+        "/registered-models/create",
+        "/registered-models/rename",
+        "/registered-models/alias",
+        "/model-versions/create",
+        "/model-versions/transition-stage",
+    ];
     let end = path.rsplit('/').next().unwrap_or_default();
-    method == Method::DELETE || end.starts_with("delete") || end == "restore" || path.ends_with("/experiments/update")
+    method == Method::DELETE
+        || method == Method::POST && (end.starts_with("delete") || ENDS.iter().any(|end| path.ends_with(end)))
 }
 
 async fn record(shared: &Shared, who: String, what: String) {
@@ -171,4 +182,27 @@ fn site_key(world: &World, token: &RunToken) -> Option<VerifyingKey> {
     let site = world.sites.get(&token.site).filter(|site| !site.revoked)?;
     let bytes: [u8; 32] = data_encoding::HEXLOWER.decode(site.key.as_bytes()).ok()?.try_into().ok()?;
     VerifyingKey::from_bytes(&bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_what_others_rely_on_is_recorded() {
+        for (method, end, expected) in [
+            (Method::POST, "runs/delete", true),
+            (Method::POST, "runs/restore", true),
+            (Method::POST, "experiments/update", true),
+            (Method::POST, "registered-models/alias", true),
+            (Method::GET, "registered-models/alias", false),
+            (Method::DELETE, "registered-models/alias", true),
+            (Method::POST, "model-versions/transition-stage", true),
+            (Method::POST, "runs/log-metric", false),
+            (Method::POST, "runs/search", false),
+            (Method::PATCH, "model-versions/update", false),
+        ] {
+            assert_eq!(is_recorded(&method, &format!("/api/2.0/mlflow/{end}")), expected, "{method} {end}");
+        }
+    }
 }

@@ -170,7 +170,7 @@ impl Shelf {
         format!("artifact-{}", &blake3::hash(inner.as_os_str().as_encoded_bytes()).to_hex()[..32])
     }
 
-    pub fn remove(&self, place: &Place, asker: &Asker) -> io::Result<Option<Response>> {
+    pub(super) fn remove(&self, place: &Place, asker: &Asker) -> io::Result<Option<Response>> {
         let path = place.path();
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
