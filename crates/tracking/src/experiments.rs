@@ -280,7 +280,7 @@ impl Tracking {
             Box::pin(async move {
                 if is_deleted(connection, id).await? == deleted {
                     let state = runs::stage(deleted);
-                    return Err(Fault::invalid(format!("The experiment {id} is {state} already.")));
+                    return Err(Fault::missing(format!("The experiment {id} is {state} already.")));
                 }
                 sqlx::query("UPDATE experiments SET deleted = ?, updated = ? WHERE id = ?")
                     .bind(deleted)

@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tombolo_tracking::{Access, End, Tracking};
+use tombolo_tracking::{End, Tracking};
 
 use common::{Api, asked, newest, person, workload};
 

@@ -44,7 +44,7 @@ pub struct Keeper {
 pub enum Door {
     /// Workloads of this site, by tokens that it has signed.
     Workloads {
-        key: VerifyingKey,
+        key: Box<VerifyingKey>,
         /// Whether a placement at this site is alive.
         live: Live,
         elsewhere: Elsewhere,

@@ -108,7 +108,7 @@ pub async fn serve(
         })
     });
     let proxy = Proxy { line, calls: Arc::new(Semaphore::new(CALLS_MAX)), held: Arc::new(Semaphore::new(HELD_MAX)) };
-    let door = artifacts::Door::Workloads { key: key.verifying_key(), live, elsewhere: elsewhere(&proxy) };
+    let door = artifacts::Door::Workloads { key: Box::new(key.verifying_key()), live, elsewhere: elsewhere(&proxy) };
     let keeper = artifacts::Keeper { shelf, door };
     let router = Router::new().fallback(forward).with_state(proxy).merge(artifacts::router(keeper));
     tokio::spawn(async move {

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
-use super::world::{SOON, World, states, wait};
+use super::world::{SOON, World, left_out, may_install, states, wait};
 
 /// The client alone, without what it models with.
 const CLIENT: &str = "mlflow-skinny==3.17.2";
@@ -184,6 +184,21 @@ stages:
     assert!(audit.contains("/registered-models/alias") && audit.contains("/transition-stage"), "{audit}");
     let (status, _) = ask(&world, "DELETE", "registered-models/delete", &token, &json!({ "name": "flights" }));
     assert_eq!(status, 200);
+}
+
+/// Some 370 requests, sent to MLflow's own server as well; what differs is listed in the script, with its reason.
+#[test]
+fn answers_are_those_of_mlflows_own_server() {
+    if !may_install() {
+        return left_out("it installs MLflow's server; TOMBOLO_E2E=1 runs it");
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/mlflow/replay.py");
+    let program = env!("CARGO_BIN_EXE_tombolo");
+    let done = std::process::Command::new("python3").args([script, "--tombolo", program]).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{out}\n{err}");
+    let counted = out.lines().last().unwrap_or_default();
+    assert!(counted.ends_with(" 0 that are not"), "{out}");
 }
 
 /// Plain HTTP, as any client does it: what comes of a token when its placement is over or was replaced.

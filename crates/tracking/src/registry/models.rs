@@ -101,7 +101,7 @@ impl Tracking {
             VALUES (?1, ?2, ?2, ?3, ?4) RETURNING number";
         let name = name(asked.name, "name")?;
         let tags = tags(asked.tags.unwrap_or_default())?;
-        let description = description(asked.description)?;
+        let description = description(asked.description)?.filter(|text| !text.is_empty());
         let made = name.clone();
         let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {
@@ -166,7 +166,7 @@ impl Tracking {
 
     pub(crate) async fn describe_registered(self, access: Access, asked: Describe) -> Result<One, Fault> {
         let name = name(asked.name, "name")?;
-        let description = description(asked.description)?;
+        let description = description(asked.description)?.filter(|text| !text.is_empty());
         let changed = name.clone();
         let change = self.db.change(access.own(), move |connection| {
             Box::pin(async move {

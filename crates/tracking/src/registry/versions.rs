@@ -86,7 +86,9 @@ async fn tell_logged(connection: &mut SqliteConnection, id: &str, name: &str, ve
     let before = before.fetch_optional(&mut *connection).await?.and_then(|text| serde_json::from_str(&text).ok());
     let mut all: Vec<serde_json::Value> = before.unwrap_or_default();
     all.push(serde_json::json!({ "name": name, "version": version }));
-    let all = serde_json::Value::Array(all).to_string();
+    // With the white space of Python's JSON.
+    let all = all.iter().map(|one| format!("{{\"name\": {}, \"version\": {}}}", one["name"], one["version"]));
+    let all = format!("[{}]", all.collect::<Vec<_>>().join(", "));
     sqlx::query(SET).bind(id.to_owned()).bind(REGISTERED_AS).bind(all).execute(connection).await?;
     Ok(())
 }

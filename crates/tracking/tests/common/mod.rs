@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use axum::body::Body;
 use axum::http::Request;
 use serde_json::{Value, json};
-use tombolo_tracking::{Access, Ask, End, Own, Standing, Standings, Tracking, router};
+use tombolo_tracking::{Access, Ask, Own, Standing, Standings, Tracking, router};
 use tower::ServiceExt;
 
 pub struct Api {

@@ -63,7 +63,7 @@ impl Site {
             let answer = if there { "from there".into_response() } else { missing("nowhere") };
             Box::pin(std::future::ready(answer))
         });
-        let door = Door::Workloads { key: self.key.verifying_key(), live, elsewhere };
+        let door = Door::Workloads { key: Box::new(self.key.verifying_key()), live, elsewhere };
         Keeper { shelf: self.shelf.clone(), door }
     }
 
