@@ -15,6 +15,7 @@ use tombolo_core::{SiteId, WorkloadId};
 use tombolo_tracking::{Access, Code, Fault, Root};
 
 use super::Shared;
+use super::access::ANSWER_WITHIN;
 use super::logs::Rule;
 use super::workloads;
 
@@ -205,11 +206,15 @@ fn stopping() -> Fault {
     Fault::new(Code::TemporarilyUnavailable, "the control plane is stopping")
 }
 
-/// Where people's artifacts of this root are to be: the site that is there and has the most room.
+/// Where people's artifacts of this root are to be: of the sites that are there, and rather of those that aren't public, the
+/// one with the most room.
 async fn settled(shared: &Shared, root: &Root) -> Result<SiteId, Fault> {
     let looked = shared.engine.look(|world, now| {
         let sites = world.sites.values().filter(|site| !site.revoked && site.reachable(now) && !site.draining);
-        let room = |site: &&tombolo_core::world::SiteRecord| site.info.capacity.disk_bytes;
+        let room = |site: &&tombolo_core::world::SiteRecord| {
+            let public = site.info.labels.get("visibility").is_some_and(|word| word == "public");
+            (!public, site.info.capacity.disk_bytes)
+        };
         sites.max_by_key(room).map(|site| site.info.id.clone())
     });
     let site = looked.await.map_err(|_| stopping())?;
@@ -224,10 +229,16 @@ async fn pass(shared: &Shared, site: &SiteId, asked: &Asked, body: Body) -> Resu
     let request = Request::builder().method(asked.method.clone()).uri(&asked.uri).body(body);
     let mut request = request.map_err(|error| Fault::invalid(format!("Invalid path: {error}")))?;
     request.headers_mut().clone_from(&asked.headers);
-    shared.hub.artifacts(site, request).await.map_err(|error| {
-        let why = format!("{site}, which keeps these artifacts, does not answer: {error}");
-        Fault::new(Code::TemporarilyUnavailable, why)
-    })
+    let away = |why: String| {
+        Fault::new(Code::TemporarilyUnavailable, format!("{site}, which keeps these artifacts, does not answer: {why}"))
+    };
+    let answer = shared.hub.artifacts(site, request);
+    // What is put is answered when it is kept, which takes as long as it is large.
+    let answer = match asked.reads() {
+        true => tokio::time::timeout(ANSWER_WITHIN, answer).await.map_err(|_| away("it takes too long".to_owned()))?,
+        false => answer.await,
+    };
+    answer.map_err(|error| away(error.to_string()))
 }
 
 #[cfg(test)]
