@@ -21,6 +21,7 @@ mod k8s_many;
 mod k8s_submit;
 pub mod load;
 mod memory;
+mod mlflow_write;
 mod move_checkpoint;
 mod move_quote;
 mod move_switch;
@@ -64,6 +65,7 @@ const BENCHES: &[(&str, Run)] = &[
     ("k8s-many", k8s_many::run),
     ("k8s-submit", k8s_submit::run),
     ("memory", memory::run),
+    ("mlflow-write", mlflow_write::run),
     ("move-checkpoint", move_checkpoint::run),
     ("move-quote", move_quote::run),
     ("move-switch", move_switch::run),
@@ -80,13 +82,13 @@ const RUNS_DEFAULT: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, drain, gateway, idle, k8s-many, k8s-submit, memory, move-checkpoint, move-quote, move-switch, overhead, plan, reconcile, sameness, slurm-submit, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
+    /// data-add, data-many, data-move, data-parquet, data-read, data-s3, data-wan, dispatch, drain, gateway, idle, k8s-many, k8s-submit, memory, mlflow-write, move-checkpoint, move-quote, move-switch, overhead, plan, reconcile, sameness, slurm-submit, submit; or `report` to make docs/benchmarks.md anew from the recorded rows
     name: String,
     /// Small inputs and the dev profile, to try the benchmark itself; its rows are shown and never recorded
     #[arg(long)]
     quick: bool,
     /// The input's size, where the default is too much for this machine: bytes, or what else the benchmark counts
-    /// (dispatch: jobs; drain: histories; gateway: seconds; idle: runs; k8s-many: jobs; k8s-submit: times; move-quote, move-switch: moves; overhead: seconds; plan: stages; reconcile: chunks; sameness: seconds; slurm-submit, submit: times); the rows' notes say so
+    /// (dispatch: jobs; drain: histories; gateway: seconds; idle: runs; k8s-many: jobs; k8s-submit: times; mlflow-write: seconds; move-quote, move-switch: moves; overhead: seconds; plan: stages; reconcile: chunks; sameness: seconds; slurm-submit, submit: times); the rows' notes say so
     #[arg(long)]
     size: Option<u64>,
     /// How often each side runs (overhead: at least ten times)

@@ -81,11 +81,6 @@ impl Cluster {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
-    pub fn post(&self, path: &str, object: &Value) {
-        let output = self.kubectl(&["create", "--raw", path, "--filename=-"], Some(&object.to_string()));
-        assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
     /// Stops or starts one of the cluster's programs.
     pub fn component(&self, name: &str, what: &str) {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/kubernetes/component");

@@ -221,6 +221,44 @@ fn images_are_those_that_are_asked_for() {
     clustered.wait_run(&clustered.submit(&clustered.project("k", &yaml, &[])), &["succeeded"]);
 }
 
+/// Accelerators are the cluster's extended resources: what has none waits, in the cluster's words, though the site says that
+/// it has more.
+#[test]
+fn accelerators_are_extended_resources() {
+    let cluster = match Cluster::of("gpus") {
+        Ok(cluster) => cluster,
+        Err(why) => return left_out(&why),
+    };
+    // As a device plugin tells it, of a device that isn't there.
+    let one = r#"[{"op": "add", "path": "/status/capacity/example.test~1gpu", "value": "1"}]"#;
+    cluster.ok(&["patch", "node", "node", "--subresource=status", "--type=json", &format!("--patch={one}")]);
+    cluster.ok(&["label", "node", "node", "gpu=a100", "--overwrite"]);
+    let mut world = World::start_at(cluster.host(), cluster.env());
+    let marks = world.share_marks();
+    world.join("lab", &[]);
+    let mount = json!({"path": marks, "volume": {"hostPath": {"path": marks}}});
+    let a100 = json!({"resource": "example.test/gpu", "node_selector": {"gpu": "a100"}});
+    let kubernetes = json!({"pull_policy": "Never", "mounts": [mount], "accelerators": {"a100": a100}});
+    let clustered = Clustered { world, cluster, site: "cloud".to_owned() };
+    clustered.install(&json!({"gpus": {"a100": 2}, "kubernetes": kubernetes}), &[]);
+    let submit = |project: &str| {
+        let run = "echo x $TOMBOLO_RUN >> $MARKS; while ! test -e $(dirname $MARKS)/go; do sleep 0.1; done";
+        let yaml = format!("project: {project}\nstages:\n  x: {{run: '{run}', resources: {{gpus: {{a100: 1}}}}}}\n");
+        clustered.submit(&clustered.project(project, &yaml, &[]))
+    };
+    let first = submit("g");
+    clustered.wait_mark_line("x g-1");
+    let pod = clustered.cluster.wait_pod("g-1-x-1-", "Running");
+    let asked = "--output=jsonpath={.spec.containers[0].resources.limits.example\\.test/gpu} {.spec.nodeSelector.gpu}";
+    assert_eq!(clustered.cluster.say(&["get", "pod", &pod, asked]), "1 a100");
+    let second = submit("h");
+    clustered.wait_note(&second, "x", "Insufficient example.test/gpu");
+    clustered.let_go("go");
+    for run in [first, second] {
+        clustered.wait_run_within(SOON * 2, &run, &["succeeded"]);
+    }
+}
+
 /// Killed while fifty jobs run and wait: all are found again, each runs once.
 #[test]
 fn an_agent_that_comes_back_finds_fifty_jobs() {
@@ -273,13 +311,10 @@ fn ends_behind_our_back_are_told_apart() {
 
     let run = clustered.submit(&clustered.project("d", &yaml("d"), &[]));
     clustered.wait_mark("x", 3);
-    let pod = cluster.wait_pod("d-1-x-1-", "Running");
-    // As a drain does, but for this one pod: the agent is on the same node.
-    cluster.ok(&["cordon", "node"]);
-    let eviction =
-        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": "ends"}});
-    let path = format!("/api/v1/namespaces/ends/pods/{pod}/eviction");
-    cluster.post(&path, &eviction);
+    cluster.wait_pod("d-1-x-1-", "Running");
+    // Of this run alone: the agent is on the same node.
+    let its = "--pod-selector=tombolo.dev/run=d-1";
+    cluster.ok(&["drain", "node", its, "--ignore-daemonsets", "--delete-emptydir-data", "--disable-eviction=false"]);
     clustered.wait_note(&run, "x", "no node takes its pod");
     cluster.ok(&["uncordon", "node"]);
     let view = clustered.wait_run(&run, &["succeeded", "failed"]);
