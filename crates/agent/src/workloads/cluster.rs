@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -16,6 +17,8 @@ use super::resource::{self, Wanted};
 use super::status::Told;
 use crate::driver::kubernetes::watching::{Seen, follow};
 
+/// How long the cluster may take for a status or an event.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// Who has said what of a resource.
 const MANAGER: &str = "tombolo-agent";
 
@@ -50,7 +53,10 @@ impl Cluster {
         match seen {
             Seen::All(all) => *known = Some(all.into_iter().map(|object| (key(&object), object)).collect()),
             Seen::One(object) => {
-                known.get_or_insert_default().insert(key(&object), object);
+                let known = known.get_or_insert_default();
+                if known.get(&key(&object)).is_none_or(|before| is_newer(&object, before)) {
+                    known.insert(key(&object), object);
+                }
             }
             Seen::Gone(object) => {
                 known.get_or_insert_default().remove(&key(&object));
@@ -65,8 +71,17 @@ impl Cluster {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces the status whole: what isn't said any more goes.
-    pub async fn tell(&self, object: &DynamicObject, status: &Value) {
+    /// What a write has answered, of one that is still there: the watch tells it too, later.
+    fn keep(&self, told: DynamicObject) {
+        let mut known = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.as_mut().and_then(|known| known.get_mut(&told.uid().unwrap_or_default()));
+        if let Some(before) = before.filter(|before| is_newer(&told, before)) {
+            *before = told;
+        }
+    }
+
+    /// Replaces the status whole: what isn't said any more goes. False where it could not be written.
+    pub async fn tell(&self, object: &DynamicObject, status: &Value) -> bool {
         let name = object.name_any();
         let mut whole = json!({
             "apiVersion": "tombolo.dev/v1alpha1", "kind": "Workload", "metadata": {"name": name}, "status": status
@@ -74,11 +89,17 @@ impl Cluster {
         // A patch of a resource that was made anew under this name is refused.
         whole["metadata"]["uid"] = object.uid().into();
         let params = PatchParams::apply(MANAGER).force();
-        match self.api().patch_status(&name, &params, &Patch::Apply(&whole)).await {
-            Ok(told) => self.take(Seen::One(told)),
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-            Err(error) => tracing::warn!(workload = name, error = %chain(&error), "its status can't be written"),
+        match tokio::time::timeout(ANSWER_WITHIN, self.api().patch_status(&name, &params, &Patch::Apply(&whole))).await
+        {
+            Ok(Ok(told)) => {
+                self.keep(told);
+                return true;
+            }
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {}
+            Ok(Err(error)) => tracing::warn!(workload = name, error = %chain(&error), "its status can't be written"),
+            Err(_) => tracing::warn!(workload = name, "its status can't be written: the cluster does not answer"),
         }
+        false
     }
 
     pub async fn note(&self, of: &Wanted, told: &Told) {
@@ -107,8 +128,19 @@ impl Cluster {
             count: Some(1),
             ..Event::default()
         };
-        if let Err(error) = events.create(&PostParams::default(), &event).await {
-            tracing::debug!(workload = of.name, error = %chain(&error), "an event can't be written");
+        match tokio::time::timeout(ANSWER_WITHIN, events.create(&PostParams::default(), &event)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(workload = of.name, error = %chain(&error), "an event can't be written"),
+            Err(_) => tracing::debug!(workload = of.name, "an event can't be written: the cluster does not answer"),
         }
+    }
+}
+
+/// By their versions, which grow; what can't be compared is taken as it comes.
+fn is_newer(one: &DynamicObject, than: &DynamicObject) -> bool {
+    let version = |object: &DynamicObject| object.resource_version().and_then(|text| text.parse::<u64>().ok());
+    match (version(one), version(than)) {
+        (Some(one), Some(than)) => one > than,
+        _ => true,
     }
 }

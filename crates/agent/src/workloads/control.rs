@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tombolo_api::client::{Client, ClientError};
+use tombolo_api::problem::UNKNOWN;
 use tombolo_api::wire::{NewRun, NewVersion, RunView, VersionInfo};
 use tombolo_core::spec::ProjectSpec;
 use tombolo_core::{Residency, SiteId, VersionId, chain};
@@ -23,6 +24,8 @@ pub enum Refusal {
     Away(String),
 }
 
+/// How long an answer may take; the control plane itself gives up after a minute.
+const ANSWER_WITHIN: Duration = Duration::from_secs(65);
 /// How long one that doesn't answer is left alone.
 const AWAY_FOR: Duration = Duration::from_secs(2);
 
@@ -40,6 +43,8 @@ pub struct Control {
 
 impl Control {
     pub fn new(address: String, token_file: PathBuf, site: SiteId, site_dir: &Path, store: Arc<Store>) -> Control {
+        // As the agent joins.
+        let address = if address.contains("://") { address } else { format!("http://{address}") };
         Control { address, token_file, site, site_dir: site_dir.to_owned(), store, client: None, away: None }
     }
 
@@ -51,7 +56,7 @@ impl Control {
         }
         let token = std::fs::read_to_string(&self.token_file).map_err(|_| {
             Refusal::Away(format!(
-                "there is no token for the control plane\nhint: kubectl create secret generic tombolo-{}-workloads \
+                "there is no token for the control plane\nhint: kubectl create secret generic tombolo-{}-workloads --namespace NAMESPACE \
                  --from-literal=token=$(tombolo token create NAME --role member)",
                 self.site
             ))
@@ -68,10 +73,23 @@ impl Control {
     }
 
     pub async fn run(&mut self, run: &str) -> Result<(Stands, Option<RunView>), Refusal> {
-        match self.client()?.get::<RunView>(&format!("/v1/runs/{run}")).await {
+        let (client, path) = (self.client()?, format!("/v1/runs/{run}"));
+        match self.within(client.get::<RunView>(&path)).await? {
             Ok(view) => Ok((stands(&view), Some(view))),
-            Err(ClientError::Problem(problem)) if problem.status == 404 => Ok((Stands::Gone, None)),
+            Err(error) if says(&error, &[404]) => Ok((Stands::Gone, None)),
             Err(error) => Err(self.failed(&error, false)),
+        }
+    }
+
+    /// One that takes a request and never answers is away as well.
+    async fn within<T>(&mut self, asked: impl Future<Output = T>) -> Result<T, Refusal> {
+        match tokio::time::timeout(ANSWER_WITHIN, asked).await {
+            Ok(answer) => Ok(answer),
+            Err(_) => {
+                let why = format!("the control plane did not answer within {} s", ANSWER_WITHIN.as_secs());
+                self.away = Some((Instant::now(), why.clone()));
+                Err(Refusal::Away(why))
+            }
         }
     }
 
@@ -92,7 +110,7 @@ impl Control {
         force: bool,
     ) -> Result<(Value, Hold), Refusal> {
         let client = self.client()?;
-        let (dir, files) = (self.site_dir.join("workloads.code").join(uid), files.clone());
+        let (dir, files) = (self.site_dir.join(super::CODE_DIR).join(uid), files.clone());
         let (store, site) = (self.store.clone(), self.site.clone());
         let stored = tokio::task::spawn_blocking(move || -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
             lay_out(&dir, &files)?;
@@ -117,28 +135,36 @@ impl Control {
             sketch: Some(sketch),
         };
         let key = format!("workload-code-{uid}-{}", jiff::Timestamp::now().as_nanosecond());
-        client.post::<VersionInfo>("/v1/versions", &key, &body).await.map_err(|error| self.failed(&error, true))?;
+        let told = self.within(client.post::<VersionInfo>("/v1/versions", &key, &body)).await?;
+        told.map_err(|error| self.failed(&error, true))?;
         let run = NewRun { project, code: version, data: Default::default(), force };
         Ok((serde_json::to_value(run).map_err(|error| Refusal::Refused(error.to_string()))?, hold))
     }
 
     pub async fn submit(&mut self, key: &str, body: &Value) -> Result<RunView, Refusal> {
-        let sent = self.client()?.post("/v1/runs", key, body).await;
+        let client = self.client()?;
+        let sent = self.within(client.post("/v1/runs", key, body)).await?;
         sent.map_err(|error| self.failed(&error, true))
     }
 
     /// What is over already needs no stopping.
     pub async fn stop(&mut self, run: &str) -> Result<(), Refusal> {
         let path = format!("/v1/runs/{run}/stop");
-        match self.client()?.post::<Value>(&path, &format!("workload-stop-{run}"), &Value::Null).await {
+        let (client, key) = (self.client()?, format!("workload-stop-{run}"));
+        match self.within(client.post::<Value>(&path, &key, &Value::Null)).await? {
             Ok(_) => Ok(()),
-            Err(ClientError::Problem(problem)) if matches!(problem.status, 404 | 409) => Ok(()),
+            Err(error) if says(&error, &[404, 409]) => Ok(()),
             Err(error) => Err(self.failed(&error, false)),
         }
     }
 }
 
+/// A run that has failed may have replicas that go on.
 fn stands(view: &RunView) -> Stands {
+    const FINAL: [&str; 5] = ["succeeded", "cached", "failed", "stopped", "skipped"];
+    if !view.workloads.iter().all(|one| FINAL.contains(&one.state.as_str())) {
+        return Stands::Live;
+    }
     match view.state.as_str() {
         "stopped" => Stands::Stopped,
         "succeeded" | "failed" => Stands::Ended,
@@ -146,10 +172,17 @@ fn stands(view: &RunView) -> Stands {
     }
 }
 
+/// Whether the control plane itself says one of these, and not something on the way to it.
+fn says(error: &ClientError, statuses: &[u16]) -> bool {
+    matches!(error, ClientError::Problem(problem) if problem.kind != UNKNOWN && statuses.contains(&problem.status))
+}
+
 fn refused(error: &ClientError) -> Refusal {
     match error {
         ClientError::Problem(problem)
-            if (400..500).contains(&problem.status) && !matches!(problem.status, 401 | 429) =>
+            if problem.kind != UNKNOWN
+                && (400..500).contains(&problem.status)
+                && !matches!(problem.status, 401 | 429) =>
         {
             Refusal::Refused(said(error))
         }
@@ -202,6 +235,32 @@ mod tests {
             let expected = "no\nhint: do".to_owned();
             assert_eq!(refusal, if away { Refusal::Away(expected) } else { Refusal::Refused(expected) }, "{status}");
         }
+    }
+
+    #[test]
+    fn a_proxys_word_is_not_the_control_planes() {
+        let problem = |kind: &str| {
+            ClientError::Problem(Problem {
+                kind: kind.to_owned(),
+                title: "not found".to_owned(),
+                status: 404,
+                detail: None,
+                hint: None,
+            })
+        };
+        assert!(says(&problem("not-found"), &[404]) && !says(&problem(UNKNOWN), &[404]));
+        assert!(matches!(refused(&problem(UNKNOWN)), Refusal::Away(_)));
+    }
+
+    #[test]
+    fn a_failed_run_with_replicas_that_serve_is_not_over() {
+        let view = |states: &[&str]| -> RunView {
+            let one = |state: &&str| serde_json::json!({"id": "r-1/x", "name": "x", "kind": "service", "state": state, "epoch": 1, "inputs": {}, "outputs": {}, "attempts": []});
+            let all: Vec<Value> = states.iter().map(one).collect();
+            serde_json::from_value(serde_json::json!({"id": "r-1", "project": "r", "state": "failed", "by": "x", "at": 0, "code": "", "workloads": all})).unwrap()
+        };
+        assert_eq!(stands(&view(&["failed", "ready"])), Stands::Live);
+        assert_eq!(stands(&view(&["failed", "stopped"])), Stands::Ended);
     }
 
     #[test]

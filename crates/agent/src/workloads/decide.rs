@@ -13,6 +13,9 @@ pub struct Entry {
     /// The newest that the control plane has taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<Submitted>,
+    /// Runs of before, which go on until the newest takes over from them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub older: Vec<String>,
     /// What may or may not have arrived: it is sent again, under the same key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent: Option<Sent>,
@@ -56,7 +59,7 @@ pub enum Stands {
 }
 
 impl Stands {
-    fn is_over(self) -> bool {
+    pub fn is_over(self) -> bool {
         matches!(self, Stands::Stopped | Stands::Ended | Stands::Gone)
     }
 }
@@ -113,7 +116,14 @@ pub fn next(wanted: Option<&Wanted>, entry: Option<&Entry>, stands: Stands) -> N
 
 /// Whether it says itself what was submitted for it: what the site's directory has lost.
 fn known(wanted: &Wanted) -> bool {
-    wanted.status["run"].is_string() && wanted.status["observedGeneration"] == wanted.generation
+    wanted.status["run"].is_string()
+}
+
+/// Whether the run that its status names is of what it says now; else it counts as changed.
+pub fn is_of_now(wanted: &Wanted) -> bool {
+    let reached =
+        wanted.status["conditions"].as_array().and_then(|all| all.iter().find(|one| one["type"] != "Accepted"));
+    reached.is_some_and(|reached| reached["observedGeneration"] == wanted.generation)
 }
 
 #[cfg(test)]
@@ -124,7 +134,7 @@ mod tests {
 
     fn entry(of: &Wanted) -> Entry {
         let run = Submitted { run: "r".to_owned(), work: of.work(), suspended: false };
-        Entry { namespace: "ml".to_owned(), name: "train".to_owned(), run: Some(run), sent: None }
+        Entry { namespace: "ml".to_owned(), name: "train".to_owned(), run: Some(run), older: Vec::new(), sent: None }
     }
 
     #[test]
@@ -138,7 +148,8 @@ mod tests {
         let mut stopped = entry(&job);
         stopped.run.as_mut().unwrap().suspended = true;
         let mut lost = job.clone();
-        lost.status = json!({"run": "train-3", "observedGeneration": 1});
+        lost.status = json!({"run": "train-3", "conditions": [{"type": "Complete", "observedGeneration": 1}]});
+        assert!(is_of_now(&lost) && !is_of_now(&Wanted { generation: 2, ..lost.clone() }));
         let (was, service_was) = (entry(&job), entry(&service));
         let mut sent = entry(&job);
         sent.sent = Some(Sent { key: "k".to_owned(), body: json!({}), work: other_job.work() });

@@ -31,6 +31,11 @@ impl Ledger {
         self.entries.keys()
     }
 
+    /// Those of other resources.
+    pub fn others<'l>(&'l self, uid: &'l str) -> impl Iterator<Item = &'l Entry> {
+        self.entries.iter().filter(move |(other, _)| *other != uid).map(|(_, entry)| entry)
+    }
+
     /// Changed on disk before it is here; none removes.
     pub fn put(&mut self, uid: &str, entry: Option<Entry>) -> io::Result<()> {
         let before = match entry {
@@ -57,7 +62,8 @@ mod tests {
     fn what_is_put_is_there_after_a_restart_and_a_failed_write_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("workloads.json");
-        let entry = Entry { namespace: "ml".to_owned(), name: "x".to_owned(), run: None, sent: None };
+        let entry =
+            Entry { namespace: "ml".to_owned(), name: "x".to_owned(), run: None, older: Vec::new(), sent: None };
         let mut ledger = Ledger::load(path.clone()).unwrap();
         ledger.put("u", Some(entry.clone())).unwrap();
         let mut ledger = Ledger::load(path.clone()).unwrap();

@@ -35,8 +35,13 @@ pub const TOKEN_DIR: &str = "/etc/tombolo-workloads";
 const TOKEN_KEY: &str = "token";
 /// In the site's directory.
 const LEDGER: &str = "workloads.json";
-/// Between two passes where nothing changes.
+/// Between two passes where nothing changes, and at least.
 const PASS_EVERY: Duration = Duration::from_secs(1);
+const PASS_MIN: Duration = Duration::from_millis(500);
+/// Between two writes of a status in which only words differ.
+const WORDS_EVERY: Duration = Duration::from_secs(30);
+/// In the site's directory: code that is being put into the store.
+const CODE_DIR: &str = "workloads.code";
 /// How long what was refused or was told to stop is left alone.
 const AGAIN_AFTER: Duration = Duration::from_secs(15);
 /// How long a run that is over is not asked about: somebody may have it retried.
@@ -52,6 +57,8 @@ pub struct Workloads {
     refused: HashMap<String, (i64, String, Instant)>,
     /// Runs that were told to stop, and when.
     told: HashMap<String, Instant>,
+    /// By uid: when its status was written last.
+    written: HashMap<String, Instant>,
 }
 
 impl Workloads {
@@ -64,6 +71,11 @@ impl Workloads {
         site_dir: &Path,
         store: Arc<Store>,
     ) -> io::Result<Workloads> {
+        // Of an agent that was killed.
+        match std::fs::remove_dir_all(site_dir.join(CODE_DIR)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         Ok(Workloads {
             cluster: Cluster::open(client, namespace),
             control: Control::new(address, Path::new(TOKEN_DIR).join(TOKEN_KEY), site, site_dir, store),
@@ -71,6 +83,7 @@ impl Workloads {
             over: HashMap::new(),
             refused: HashMap::new(),
             told: HashMap::new(),
+            written: HashMap::new(),
         })
     }
 
@@ -80,11 +93,14 @@ impl Workloads {
             let _ = tokio::time::timeout(PASS_EVERY, self.cluster.changed.notified()).await;
             let Some(all) = self.cluster.all() else { continue };
             let uids: BTreeSet<String> = all.keys().chain(self.ledger.uids()).cloned().collect();
+            self.refused.retain(|uid, _| uids.contains(uid));
+            self.written.retain(|uid, _| uids.contains(uid));
             for uid in uids {
                 if let Err(error) = self.one(&uid, all.get(&uid)).await {
                     tracing::error!(%error, uid, "what was submitted for a Workload can't be noted");
                 }
             }
+            tokio::time::sleep(PASS_MIN).await;
         }
     }
 
@@ -98,23 +114,35 @@ impl Workloads {
             }
         };
         let mut failed = None;
-        let (stands, mut view) = match self.stands(uid).await {
-            Ok(found) => found,
-            Err(refusal) => {
-                failed = Some(refusal);
-                (Stands::Unknown, None)
-            }
-        };
-        let next = decide::next(wanted.as_ref(), self.ledger.get(uid), stands);
+        let (stands, mut view) = self.stands(uid, &mut failed).await;
+        let mut found = (stands, decide::next(wanted.as_ref(), self.ledger.get(uid), stands));
+        if matches!(found.1, Next::Forget | Next::Begin) && self.forget_over(uid) {
+            // What is to be done for good is done on what is true now: somebody may have had it retried.
+            let (stands, now) = self.stands(uid, &mut failed).await;
+            (found, view) = ((stands, decide::next(wanted.as_ref(), self.ledger.get(uid), stands)), now);
+        }
+        let (stands, mut next) = found;
+        let suspended = wanted.as_ref().is_some_and(|wanted| wanted.spec.suspend);
+        // A spec that is wrong takes nothing away.
+        if let (Next::Stop, Some(Err(why)), false) = (next, wanted.as_ref().map(Wanted::to_project), suspended) {
+            (next, failed) = (Next::Keep, Some(Refusal::Refused(why)));
+        }
+        if next == Next::Keep && stands == Stands::Gone {
+            failed = Some(Refusal::Away("the control plane does not know its run any more".to_owned()));
+        }
+        let left = self.older(uid, wanted.is_none() || next == Next::Stop || suspended).await?;
         let done = match (next, &wanted) {
-            (Next::Keep, _) => Ok(None),
+            (Next::Keep, Some(_)) if suspended && stands == Stands::Stopped => {
+                self.suspended(uid)?;
+                Ok(None)
+            }
+            (Next::Keep, _) | (Next::Begin | Next::Adopt, None) => Ok(None),
             (Next::Begin, Some(wanted)) => self.begin(wanted).await?,
             (Next::Adopt, Some(wanted)) => self.adopt(wanted).map(Ok)?,
-            (Next::Begin | Next::Adopt, None) => Ok(None),
             (Next::Resend, _) => self.send(uid).await?,
-            (Next::Stop, wanted) => self.stop(uid, wanted.as_ref().is_some_and(|wanted| wanted.spec.suspend)).await?,
+            (Next::Stop, _) => self.stop(uid, suspended).await?,
+            (Next::Forget, _) if left => Ok(None),
             (Next::Forget, _) => {
-                self.refused.remove(uid);
                 if let Some(was) = self.ledger.get(uid).and_then(|entry| entry.run.as_ref()) {
                     self.over.remove(&was.run);
                     self.told.remove(&was.run);
@@ -129,27 +157,67 @@ impl Workloads {
             Err(refusal) => failed = Some(refusal),
         }
         if let (Some(wanted), Some(object)) = (wanted, object) {
-            self.tell(&wanted, object, view, failed).await;
+            self.tell(&wanted, object, view, failed, suspended && stands.is_over()).await;
         }
         Ok(())
     }
 
-    /// How the run that was taken stands.
-    async fn stands(&mut self, uid: &str) -> Result<(Stands, Option<RunView>), Refusal> {
-        let Some(was) = self.ledger.get(uid).and_then(|entry| entry.run.as_ref()) else {
-            return Ok((Stands::Unknown, None));
+    /// How the run that was taken stands; why not, where nobody can say.
+    async fn stands(&mut self, uid: &str, failed: &mut Option<Refusal>) -> (Stands, Option<RunView>) {
+        let Some(run) = self.ledger.get(uid).and_then(|entry| entry.run.as_ref()).map(|was| was.run.clone()) else {
+            return (Stands::Unknown, None);
         };
-        if let Some((at, over)) = self.over.get(&was.run)
+        self.of_run(&run).await.unwrap_or_else(|refusal| {
+            *failed = Some(refusal);
+            (Stands::Unknown, None)
+        })
+    }
+
+    async fn of_run(&mut self, run: &str) -> Result<(Stands, Option<RunView>), Refusal> {
+        if let Some((at, over)) = self.over.get(run)
             && at.elapsed() < OVER_FOR
         {
             return Ok(over.clone());
         }
-        let run = was.run.clone();
-        let found = self.control.run(&run).await?;
-        if !matches!(found.0, Stands::Live | Stands::Unknown) {
-            self.over.insert(run, (Instant::now(), found.clone()));
+        let found = self.control.run(run).await?;
+        if found.0.is_over() {
+            self.over.insert(run.to_owned(), (Instant::now(), found.clone()));
+        } else {
+            self.over.remove(run);
         }
         Ok(found)
+    }
+
+    /// Whether what is known of its run's end was not asked just now; then it is to be asked.
+    fn forget_over(&mut self, uid: &str) -> bool {
+        let run = self.ledger.get(uid).and_then(|entry| entry.run.as_ref()).map(|was| &was.run);
+        run.and_then(|run| self.over.remove(run)).is_some_and(|(at, _)| at.elapsed() > PASS_MIN)
+    }
+
+    /// Runs of before, which the newest has not taken over from: those that are over are forgotten, and all are stopped where
+    /// nothing is to go on. Returns whether some are left.
+    async fn older(&mut self, uid: &str, stop: bool) -> io::Result<bool> {
+        let older = self.ledger.get(uid).map(|entry| entry.older.clone()).unwrap_or_default();
+        let mut left = Vec::new();
+        for run in &older {
+            match self.of_run(run).await {
+                Ok((stands, _)) if stands.is_over() => {
+                    self.over.remove(run);
+                    self.told.remove(run);
+                    continue;
+                }
+                Ok(_) if stop => drop(self.tell_to_stop(run).await),
+                Ok(_) | Err(_) => {}
+            }
+            left.push(run.clone());
+        }
+        let some = !left.is_empty();
+        if left != older
+            && let Some(entry) = self.ledger.get(uid).cloned()
+        {
+            self.ledger.put(uid, Some(Entry { older: left, ..entry }))?;
+        }
+        Ok(some)
     }
 
     async fn begin(&mut self, wanted: &Wanted) -> io::Result<Result<Option<RunView>, Refusal>> {
@@ -157,6 +225,9 @@ impl Workloads {
             && (*generation == wanted.generation && Instant::now() < *until)
         {
             return Ok(Err(Refusal::Refused(why.clone())));
+        }
+        if let Some(wait) = self.in_the_way(wanted) {
+            return Ok(Err(wait));
         }
         let prepared = match wanted.to_project() {
             Err(why) => Err(Refusal::Refused(why)),
@@ -173,6 +244,26 @@ impl Workloads {
         let sent = self.send(&wanted.uid).await?;
         drop(hold);
         Ok(sent.map_err(|refusal| self.refuse(wanted, refusal)))
+    }
+
+    /// What another resource has running that this one can't be beside.
+    fn in_the_way(&self, wanted: &Wanted) -> Option<Refusal> {
+        let is_service = |entry: &&Entry| {
+            entry.run.as_ref().is_some_and(|was| !was.work.is_job && was.work.project == wanted.project())
+        };
+        let of_name = |entry: &&Entry| (&entry.namespace, &entry.name) == (&wanted.namespace, &wanted.name);
+        if self.ledger.others(&wanted.uid).any(|entry| of_name(&entry)) {
+            return Some(Refusal::Away("the one of this name that was deleted has not ended yet".to_owned()));
+        }
+        if wanted.is_job() {
+            return None;
+        }
+        let other = self.ledger.others(&wanted.uid).find(is_service)?;
+        Some(Refusal::Refused(format!(
+            "the Workload {} is the service of the project {} already, and a newer one would end it\nhint: give this one a project of its own",
+            other.name,
+            wanted.project()
+        )))
     }
 
     fn refuse(&mut self, wanted: &Wanted, refusal: Refusal) -> Refusal {
@@ -193,10 +284,7 @@ impl Workloads {
         };
         match self.control.submit(&sent.key, &sent.body).await {
             Ok(view) => {
-                if let Some(before) = &entry.run {
-                    self.over.remove(&before.run);
-                    self.told.remove(&before.run);
-                }
+                entry.older.extend(entry.run.take().map(|before| before.run));
                 entry.run = Some(Submitted { run: view.id.clone(), work: sent.work, suspended: false });
                 self.ledger.put(uid, Some(entry))?;
                 // The answer to a submission has no workloads in it yet.
@@ -204,7 +292,7 @@ impl Workloads {
             }
             Err(Refusal::Away(why)) => Ok(Err(Refusal::Away(why))),
             Err(refused) => {
-                let left = entry.run.is_some().then_some(entry);
+                let left = (entry.run.is_some() || !entry.older.is_empty()).then_some(entry);
                 self.ledger.put(uid, left)?;
                 Ok(Err(refused))
             }
@@ -213,45 +301,73 @@ impl Workloads {
 
     fn adopt(&mut self, wanted: &Wanted) -> io::Result<Option<RunView>> {
         let run = wanted.status["run"].as_str().unwrap_or_default().to_owned();
-        let suspended = wanted.spec.suspend;
-        let entry = Entry { run: Some(Submitted { run, work: wanted.work(), suspended }), ..empty(wanted) };
+        let mut work = wanted.work();
+        if !decide::is_of_now(wanted) {
+            work.digest.clear();
+        }
+        let entry = Entry { run: Some(Submitted { run, work, suspended: wanted.spec.suspend }), ..empty(wanted) };
         self.ledger.put(&wanted.uid, Some(entry))?;
         Ok(None)
     }
 
-    async fn stop(&mut self, uid: &str, suspend: bool) -> io::Result<Result<Option<RunView>, Refusal>> {
-        let Some(mut entry) = self.ledger.get(uid).cloned() else { return Ok(Ok(None)) };
-        let Some(was) = &mut entry.run else { return Ok(Ok(None)) };
-        let run = was.run.clone();
-        if suspend && !was.suspended {
-            was.suspended = true;
-            self.ledger.put(uid, Some(entry))?;
+    /// That its run stands still as it should, whoever stopped it: it begins again when it may.
+    fn suspended(&mut self, uid: &str) -> io::Result<()> {
+        let Some(mut entry) = self.ledger.get(uid).cloned() else { return Ok(()) };
+        match &mut entry.run {
+            Some(was) if !was.suspended => was.suspended = true,
+            _ => return Ok(()),
         }
-        if self.told.get(&run).is_some_and(|at| at.elapsed() < AGAIN_AFTER) {
-            return Ok(Ok(None));
-        }
-        let stopped = self.control.stop(&run).await;
-        self.told.insert(run, Instant::now());
-        Ok(stopped.map(|()| None))
+        self.ledger.put(uid, Some(entry))
     }
 
-    async fn tell(&self, wanted: &Wanted, object: &DynamicObject, view: Option<RunView>, failed: Option<Refusal>) {
+    async fn stop(&mut self, uid: &str, suspend: bool) -> io::Result<Result<Option<RunView>, Refusal>> {
+        if suspend {
+            self.suspended(uid)?;
+        }
+        let Some(run) = self.ledger.get(uid).and_then(|entry| entry.run.as_ref()).map(|was| was.run.clone()) else {
+            return Ok(Ok(None));
+        };
+        Ok(self.tell_to_stop(&run).await.map(|()| None))
+    }
+
+    async fn tell_to_stop(&mut self, run: &str) -> Result<(), Refusal> {
+        if self.told.get(run).is_some_and(|at| at.elapsed() < AGAIN_AFTER) {
+            return Ok(());
+        }
+        self.control.stop(run).await?;
+        self.told.insert(run.to_owned(), Instant::now());
+        Ok(())
+    }
+
+    async fn tell(
+        &mut self,
+        wanted: &Wanted,
+        object: &DynamicObject,
+        view: Option<RunView>,
+        failed: Option<Refusal>,
+        rests: bool,
+    ) {
         let was = self.ledger.get(&wanted.uid).and_then(|entry| entry.run.as_ref());
-        let current = was.is_some_and(|was| was.work == wanted.work());
+        let current = rests || was.is_some_and(|was| was.work == wanted.work());
         let seen = match (&failed, &view) {
-            (Some(Refusal::Refused(why)), _) => Seen::Refused(why),
+            (Some(Refusal::Refused(why)), run) => Seen::Refused { why, run: run.as_ref() },
             (Some(Refusal::Away(why)), _) => Seen::Unreachable(why),
             (None, Some(run)) => Seen::Run { run, current },
             (None, None) if wanted.spec.suspend => Seen::Suspended,
-            // Its run is not known to anybody any more: what was told last stays.
+            // Nothing is known yet.
             (None, None) => return,
         };
         let now = jiff::Timestamp::now().round(jiff::Unit::Second).map(|at| at.to_string()).unwrap_or_default();
         let status = status::status(wanted, &seen, &now);
-        if status == wanted.status {
+        let wrote = self.written.get(&wanted.uid);
+        let words_alone = !status::differ(&wanted.status, &status);
+        if status == wanted.status || words_alone && wrote.is_some_and(|at| at.elapsed() < WORDS_EVERY) {
             return;
         }
-        self.cluster.tell(object, &status).await;
+        if !self.cluster.tell(object, &status).await {
+            return;
+        }
+        self.written.insert(wanted.uid.clone(), Instant::now());
         for told in status::events(&wanted.status, &status) {
             self.cluster.note(wanted, &told).await;
         }
@@ -259,5 +375,5 @@ impl Workloads {
 }
 
 fn empty(of: &Wanted) -> Entry {
-    Entry { namespace: of.namespace.clone(), name: of.name.clone(), run: None, sent: None }
+    Entry { namespace: of.namespace.clone(), name: of.name.clone(), run: None, older: Vec::new(), sent: None }
 }

@@ -12,6 +12,8 @@ use tombolo_core::spec::ProjectSpec;
 
 use super::decide::Work;
 
+/// Longest name of a file, in bytes, as file systems have it.
+const NAME_BYTES_MAX: usize = 255;
 /// Most faults that a status tells of.
 const FAULTS_TOLD: usize = 5;
 
@@ -102,6 +104,10 @@ impl Wanted {
             if !is_inside(path) {
                 return Err(format!("files: {path:?} is no path from the code's directory on, such as train.py"));
             }
+            let within = |other: &&String| other.strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('/'));
+            if let Some(other) = self.spec.files.keys().find(within) {
+                return Err(format!("files: {path:?} is a file, and {other:?} would be in it"));
+            }
         }
         if let Some(name) = self.spec.data.as_ref().and_then(with_path) {
             return Err(format!(
@@ -131,7 +137,8 @@ fn with_path(data: &Value) -> Option<&str> {
 }
 
 fn is_inside(path: &str) -> bool {
-    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+    let plain = |part: Component<'_>| matches!(part, Component::Normal(name) if name.len() <= NAME_BYTES_MAX);
+    !path.is_empty() && !path.ends_with('/') && !path.contains('\0') && Path::new(path).components().all(plain)
 }
 
 /// Without places: they are those of a text that nobody wrote.
@@ -211,6 +218,9 @@ pub mod tests {
             (json!({"stage": {"run": "x"}, "data": {"raw": "data"}}), "tombolo data add raw PATH"),
             (json!({"stage": {"run": "x"}, "files": {"../x": ""}}), "no path"),
             (json!({"stage": {"run": "x"}, "files": {"/x": ""}}), "no path"),
+            (json!({"stage": {"run": "x"}, "files": {"x/": ""}}), "no path"),
+            (json!({"stage": {"run": "x"}, "files": {"x".repeat(256): ""}}), "no path"),
+            (json!({"stage": {"run": "x"}, "files": {"a": "", "a/b": ""}}), "would be in it"),
             (json!({}), "say one of them"),
             (json!({"stage": {"run": "x"}, "service": {"run": "x"}}), "say one of them"),
             (json!({"project": "Not A Name", "stage": {"run": "x"}}), "Not A Name"),
@@ -225,6 +235,8 @@ pub mod tests {
     fn only_what_runs_is_work() {
         let of = |spec: Value| wanted(1, spec).work();
         let base = of(json!({"stage": {"run": "x"}}));
+        // Another digest would run all that there is once more.
+        assert_eq!(base.digest, "60247a33f88787e201232d9c2ef80d6c");
         for same in [
             json!({"stage": {"run": "x"}, "suspend": true}),
             json!({"stage": {"run": "x"}, "project": "train"}),

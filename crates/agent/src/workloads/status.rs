@@ -21,8 +21,8 @@ pub struct Told {
 pub enum Seen<'a> {
     /// Its run stands like this; `current` where it is of what the resource says now.
     Run { run: &'a RunView, current: bool },
-    /// It is not submitted: it is wrong, or the control plane refuses it.
-    Refused(&'a str),
+    /// It is not submitted: it is wrong, or the control plane refuses it; an older run may go on.
+    Refused { why: &'a str, run: Option<&'a RunView> },
     /// Nobody can be asked; what was known stays.
     Unreachable(&'a str),
     /// It stands still and has no run.
@@ -33,24 +33,24 @@ pub enum Seen<'a> {
 pub fn status(wanted: &Wanted, seen: &Seen<'_>, now: &str) -> Value {
     let before = &wanted.status;
     let mut status = match seen {
-        Seen::Run { run, .. } => of_run(wanted, run),
+        Seen::Run { run, .. } | Seen::Refused { run: Some(run), .. } => of_run(wanted, run),
         // Whatever it had before goes on.
-        Seen::Refused(_) | Seen::Unreachable(_) => before.as_object().cloned().unwrap_or_default(),
+        Seen::Refused { run: None, .. } | Seen::Unreachable(_) => before.as_object().cloned().unwrap_or_default(),
         Seen::Suspended => Map::new(),
     };
     let phase = status.get("phase").and_then(Value::as_str).unwrap_or("Pending").to_owned();
     let phase = match seen {
-        Seen::Refused(_) if !before["run"].is_string() => "Refused".to_owned(),
+        Seen::Refused { run: None, .. } if !before["run"].is_string() => "Refused".to_owned(),
         Seen::Suspended => "Suspended".to_owned(),
         _ => phase,
     };
     let accepted = match seen {
         Seen::Run { .. } | Seen::Suspended => ("True", "Submitted", String::new()),
-        Seen::Refused(why) => ("False", "Refused", short(why)),
+        Seen::Refused { why, .. } => ("False", "Refused", short(why)),
         Seen::Unreachable(why) => ("Unknown", "Unreachable", short(why)),
     };
     match seen {
-        Seen::Refused(why) | Seen::Unreachable(why) => status.insert("message".to_owned(), short(why).into()),
+        Seen::Refused { why, .. } | Seen::Unreachable(why) => status.insert("message".to_owned(), short(why).into()),
         Seen::Run { .. } | Seen::Suspended => None,
     };
     let observed = match seen {
@@ -59,7 +59,13 @@ pub fn status(wanted: &Wanted, seen: &Seen<'_>, now: &str) -> Value {
     };
     let done = if wanted.is_job() { ("Complete", "Succeeded") } else { ("Ready", "Ready") };
     let is_done = if phase == done.1 { "True" } else { "False" };
-    let reached = condition(before, &observed, (done.0, is_done), (&phase, ""), now);
+    // What has been reached is of the spec that was submitted, also where a newer one is refused.
+    let was = before["conditions"].as_array().and_then(|all| all.iter().find(|one| one["type"] == done.0));
+    let of = match seen {
+        Seen::Run { current: true, .. } | Seen::Suspended => wanted.generation.into(),
+        _ => was.map(|was| was["observedGeneration"].clone()).unwrap_or_default(),
+    };
+    let reached = condition(before, &of, (done.0, is_done), (&phase, ""), now);
     let accepted = condition(before, &observed, ("Accepted", accepted.0), (accepted.1, &accepted.2), now);
     status.insert("phase".to_owned(), phase.into());
     status.insert("conditions".to_owned(), json!([accepted, reached]));
@@ -143,6 +149,19 @@ fn condition(
     condition
 }
 
+/// Whether two differ in more than the words of their messages, which may count seconds.
+pub fn differ(before: &Value, after: &Value) -> bool {
+    let wordless = |status: &Value| {
+        let mut status = status.clone();
+        if let Some(fields) = status.as_object_mut() {
+            fields.remove("message");
+        }
+        status["conditions"].as_array_mut().into_iter().flatten().for_each(|one| one["message"] = Value::Null);
+        status
+    };
+    wordless(before) != wordless(after)
+}
+
 /// What somebody who describes the resource is told of a change.
 pub fn events(before: &Value, after: &Value) -> Vec<Told> {
     let text = |status: &Value, name: &str| status[name].as_str().unwrap_or_default().to_owned();
@@ -159,7 +178,8 @@ pub fn events(before: &Value, after: &Value) -> Vec<Told> {
     let accepted = |status: &Value| status["conditions"][0]["reason"].as_str().unwrap_or_default().to_owned();
     let message = text(after, "message");
     let refused = accepted(after) == "Refused";
-    if refused && (accepted(before) != "Refused" || before["message"] != after["message"]) {
+    // Once for each spec: the words may differ from one try to the next.
+    if refused && (accepted(before) != "Refused" || before["observedGeneration"] != after["observedGeneration"]) {
         say(true, "Refused", message.clone());
     }
     if accepted(after) == "Unreachable" && accepted(before) != "Unreachable" {
@@ -244,17 +264,26 @@ mod tests {
     #[test]
     fn what_is_refused_says_why_and_what_ran_goes_on() {
         let mut job = wanted(1, json!({"stage": {"run": "x"}}));
-        let refused = status(&job, &Seen::Refused("no such dataset"), NOW);
+        let refused = status(&job, &Seen::Refused { why: "no such dataset", run: None }, NOW);
         assert_eq!((&refused["phase"], &refused["message"]), (&json!("Refused"), &json!("no such dataset")));
         assert!(events(&job.status, &refused).iter().any(|told| told.warns && told.reason == "Refused"));
         job.status = refused.clone();
-        assert_eq!(events(&job.status, &status(&job, &Seen::Refused("no such dataset"), NOW)), []);
+        assert_eq!(events(&job.status, &status(&job, &Seen::Refused { why: "no such dataset", run: None }, NOW)), []);
 
         job.status = status(&job, &Seen::Run { run: &run(&[("running", Some("a"))]), current: true }, NOW);
         job.generation = 2;
-        let refused = status(&job, &Seen::Refused("bad"), NOW);
-        assert_eq!((&refused["phase"], &refused["run"]), (&json!("Running"), &json!("r-1")));
+        let refused = status(&job, &Seen::Refused { why: "bad", run: Some(&run(&[("running", Some("b"))])) }, NOW);
+        assert_eq!(
+            (&refused["phase"], &refused["run"], &refused["site"]),
+            (&json!("Running"), &json!("r-1"), &json!("b"))
+        );
         assert_eq!(refused["conditions"][0]["status"], "False");
+        let generations = |at: usize| refused["conditions"][at]["observedGeneration"].clone();
+        assert_eq!(
+            (generations(0), generations(1)),
+            (json!(2), json!(1)),
+            "nobody takes the older one's end for this one's"
+        );
     }
 
     /// Until the newer run is there, what is known is of what was applied before, and nobody takes its end for the newer's.
@@ -286,6 +315,16 @@ mod tests {
         assert_eq!((&away["phase"], &away["observedGeneration"]), (&json!("Running"), &json!(1)));
         assert_eq!(away["conditions"][0]["lastTransitionTime"], "2026-11-30T01:00:00Z");
         assert_eq!(away["conditions"][1]["lastTransitionTime"], NOW);
+    }
+
+    #[test]
+    fn words_alone_make_no_difference() {
+        let job = wanted(1, json!({"stage": {"run": "x"}}));
+        let of = |why: &str| status(&job, &Seen::Refused { why, run: None }, NOW);
+        assert!(!differ(&of("in 3 s"), &of("in 2 s")));
+        assert!(differ(&of("in 3 s"), &status(&job, &Seen::Suspended, NOW)));
+        assert!(differ(&Value::Null, &of("x")));
+        assert_eq!(events(&of("in 3 s"), &of("in 2 s")), []);
     }
 
     #[test]

@@ -251,7 +251,7 @@ project: counting
 stages:
   count: { run: 'sh count.sh', out: [sum], state: { every: 5s }, failover_after: 15s, grace: 1s }
 ";
-    let dir = world.project("counting", yaml, &[("count.sh", &COUNT.replace("60", "900"))]);
+    let dir = world.project("counting", yaml, &[("count.sh", &COUNT.replace("$LAST", "900"))]);
     let run = world.submit(&dir);
     world.wait_mark("count", 5);
     assert_eq!(site_of(&world, &run, "count"), "here");

@@ -109,7 +109,10 @@ pub async fn add(session: &Session, site: &SiteId, options: KubernetesOptions, p
         all.insert(0, manifests::definition());
     }
     let Some(client) = client else { return print(site, &config, &all) };
-    // First, so that who may not make one is told before anything is there.
+    // First, so that who may not is told before anything is there.
+    if config.workloads {
+        apply(&client, &config.namespace, &manifests::definition()).await?;
+    }
     let workloads_token =
         if config.workloads { Some(workloads_token(session, &client, site, &config).await?) } else { None };
     make_namespace(&client, &config.namespace).await?;

@@ -82,6 +82,12 @@ fn what_is_applied_runs_and_what_is_deleted_stops() {
     // One that runs ends before its successor begins; one that is suspended stands still; one that goes on runs again.
     cluster.apply(&resource("long", clustered.job("three", true)));
     clustered.wait_phase("long", "Running");
+    // A spec that is wrong takes nothing away, and nobody takes what goes on for what it asks for.
+    cluster.apply(&resource("long", json!({"stage": {"runs": "true"}})));
+    let status = clustered.wait_status("long", "is refused", |status| status["conditions"][0]["reason"] == "Refused");
+    let generations = |at: usize| status["conditions"][at]["observedGeneration"].clone();
+    assert_eq!((&status["phase"], generations(0), generations(1)), (&json!("Running"), json!(2), json!(1)));
+    assert_eq!(clustered.view("long-1")["state"], "active");
     cluster.apply(&resource("long", clustered.job("four", true)));
     clustered.wait_status("long", "runs anew", |status| status["run"] == "long-2" && status["phase"] == "Running");
     assert_eq!(clustered.view("long-1")["state"], "stopped");
@@ -106,8 +112,19 @@ fn what_is_applied_runs_and_what_is_deleted_stops() {
     cluster.apply(&resource("serve", serve("b")));
     clustered.wait_status("serve", "is replaced", |status| status["run"] == "web-2" && status["phase"] == "Ready");
     clustered.wait_run("web-1", &["stopped"]);
-    cluster.ok(&["delete", "workload", "serve"]);
-    clustered.wait_run("web-2", &["stopped"]);
+    // One that can't be ready leaves the older one serving; deleted, both go.
+    let ill = json!({"project": "web", "service": {"run": "exec sleep 600", "site": "cloud", "ready": "/never"}});
+    cluster.apply(&resource("serve", ill));
+    clustered.wait_status("serve", "runs the third", |status| status["run"] == "web-3");
+    assert_eq!(clustered.view("web-2")["state"], "serving");
+    // A second service of the project would end it.
+    cluster.apply(&resource("other", json!({"project": "web", "service": {"run": "true"}})));
+    let refused = clustered.wait_phase("other", "Refused");
+    assert!(refused["message"].as_str().unwrap().contains("the service of the project web already"), "{refused:#}");
+    cluster.ok(&["delete", "workload", "serve", "other"]);
+    for run in ["web-2", "web-3"] {
+        clustered.wait_run(run, &["stopped"]);
+    }
 }
 
 /// What is wrong is said where somebody looks for it, and what ran goes on; what happens while the agent or the control plane
@@ -130,7 +147,7 @@ fn what_is_wrong_with_a_workload_is_said_and_what_was_missed_is_made_up_for() {
     assert!(clustered.reasons("odd").contains(&"Refused".to_owned()));
     clustered.cluster.apply(&resource(
         "odd",
-        json!({"stage": {"run": "true", "in": ["raw"], "site": "cloud"}, "data": {"raw": null}}),
+        json!({"stage": {"run": "true", "in": ["raw"], "site": "cloud"}, "data": {"raw": {}}}),
     ));
     clustered.wait_status("odd", "says what dataset", |status| {
         status["message"].as_str().is_some_and(|message| message.contains("raw") && !message.contains("runs"))
