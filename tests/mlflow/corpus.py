@@ -31,6 +31,8 @@ def registry(ask):
         ("s3://b/m", {}),
         ("s3://b/m", {"run_link": "http://x/y"}),
         ("/etc/passwd", {}),
+        ("http://h/m", {}),
+        ("hdfs://h/m", {}),
         ("mlflow-artifacts:/0/../x", {}),
         ("s3://b/../m", {}),
         ("s3://b/%2e%2e/m", {}),
@@ -67,7 +69,7 @@ def registry(ask):
     for alias in ["", "v1", "V12", "latest", "LATEST", "a b", "x" * 256, "a.b", "version1"]:
         post("registered-models/alias", {"name": "a", "alias": alias, "version": "1"})
     post("registered-models/alias", {"name": "zz", "alias": "ok", "version": "1"})
-    for query in ["name=a&alias=champion", "name=a&alias=none", "name=zz&alias=none"]:
+    for query in ["name=a&alias=champion", "name=a&alias=latest", "name=a&alias=none", "name=zz&alias=none"]:
         get("registered-models/alias?" + query)
     get("registered-models/get?name=a")
     get("model-versions/get?name=a&version=2")
@@ -125,7 +127,7 @@ def registry(ask):
     for most in ["0", "200000", "200001"]:
         get("model-versions/search?order_by=name&max_results=" + most)
 
-    for name, new in [("a", "b"), ("a", "c"), ("a", "d"), ("c", None), ("c", "x/y")]:
+    for name, new in [("a", "a"), ("a", "b"), ("a", "c"), ("a", "d"), ("c", None), ("c", "x/y")]:
         post("registered-models/rename", {"name": name, "new_name": new})
     get("model-versions/get?name=c&version=2")
     for _ in range(2):

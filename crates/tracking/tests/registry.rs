@@ -201,6 +201,11 @@ async fn a_version_is_what_it_was_registered_as() {
         (json!({ "name": "a", "source": "models:/a/99" }), MISSING, "(name=a, version=99)"),
         (json!({ "name": "a", "source": "models:/zz/1" }), MISSING, "name=zz"),
         (json!({ "name": "a", "source": "models:/a/1", "run_id": "other" }), INVALID, "must match"),
+        (
+            json!({ "name": "a", "source": "http://h/api/2.0/mlflow-artifacts/artifacts/0/r/artifacts/m" }),
+            INVALID,
+            "scheme",
+        ),
     ] {
         refused(&api, "POST", "model-versions/create", body, expected, words).await;
     }
@@ -264,6 +269,11 @@ async fn aliases_and_stages_say_which_version_is_meant() {
         refused(&api, "POST", "registered-models/alias", set(alias, "1"), INVALID, words).await;
     }
     refused(&api, "POST", "registered-models/alias", set("ok", "99"), MISSING, "version=99").await;
+    assert_eq!(api.get("registered-models/alias?name=a&alias=latest").await["model_version"]["version"], "3");
+    registered(&api, "empty").await;
+    let latest = "registered-models/alias?name=empty&alias=latest";
+    refused(&api, "GET", latest, json!({}), MISSING, "Latest version not found").await;
+    ok(&api, "POST", "registered-models/rename", json!({ "name": "empty", "new_name": "empty" })).await;
     refused(&api, "GET", "registered-models/alias?name=zz&alias=x", json!({}), MISSING, "name=zz").await;
     for _ in 0..2 {
         ok(&api, "DELETE", "registered-models/alias", set("Champion", "2")).await;
@@ -423,6 +433,13 @@ async fn searches_find_what_their_filter_says() {
     assert_eq!(ordered, [(json!("a"), json!("2")), (json!("a"), json!("1"))]);
 }
 
+async fn api_alias(api: &Api, body: Value, refusal: Option<&str>) {
+    match refusal {
+        None => drop(ok(api, "POST", "registered-models/alias", body).await),
+        Some(words) => refused(api, "POST", "registered-models/alias", body, DENIED, words).await,
+    }
+}
+
 /// A stage registers what it has made itself, under names that nobody else's project has taken, and changes nothing that
 /// others have registered.
 #[tokio::test]
@@ -476,6 +493,23 @@ async fn a_workload_registers_its_own() {
         refused(&stranger, method, path, of("1"), DENIED, "none of them").await;
         ok(&people, method, path, of("2")).await;
     }
+    // Of the same project it may move what others have registered, of people and other projects it may not.
+    let alias = |name: &str, alias: &str, version: &str| json!({ "name": name, "alias": alias, "version": version });
+    api_alias(&other, alias("flights", "best", "2"), None).await;
+    api_alias(&people, alias("shared", "champion", "3"), None).await;
+    api_alias(&train, alias("shared", "champion", "1"), Some("registered by nights-1/train")).await;
+    let mine = version(&people, "shared").await;
+    api_alias(&people, alias("shared", "gold", &mine), None).await;
+    api_alias(&train, alias("shared", "gold", "1"), Some("registered by a person")).await;
+    ok(
+        &people,
+        "POST",
+        "model-versions/transition-stage",
+        json!({ "name": "shared", "version": mine, "stage": "Production" }),
+    )
+    .await;
+    let archive = json!({ "name": "shared", "version": "1", "stage": "Production", "archive_existing_versions": true });
+    refused(&train, "POST", "model-versions/transition-stage", archive, DENIED, "registered by a person").await;
     for (method, path, body) in [
         ("POST", "registered-models/rename", json!({ "name": "flights", "new_name": "x" })),
         ("DELETE", "registered-models/delete", json!({ "name": "flights" })),

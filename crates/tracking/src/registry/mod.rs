@@ -129,6 +129,19 @@ fn within_project(own: Option<&Own>, found: &Found, name: &str) -> Result<(), Fa
     }
 }
 
+/// Refuses a workload to take something from a version that a person or another project has registered.
+fn of_project(own: &Own, owner: Option<&str>, what: &str) -> Result<(), Fault> {
+    let project = owner.and_then(|owner| owner.split_once('/')?.0.rsplit_once('-')).map(|(project, _)| project);
+    match project == Some(own.project.as_str()) {
+        true => Ok(()),
+        false => Err(Fault::denied(format!(
+            "The token of {} may not take {what}: that version was registered by {}",
+            own.workload,
+            owner.unwrap_or("a person")
+        ))),
+    }
+}
+
 async fn touch(connection: &mut SqliteConnection, model: i64, now: i64) -> Result<(), Fault> {
     let set = sqlx::query("UPDATE registered SET updated = ? WHERE number = ?").bind(now).bind(model);
     set.execute(connection).await?;

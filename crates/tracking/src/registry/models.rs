@@ -5,7 +5,8 @@ use sqlx::{QueryBuilder, Row, SqliteConnection};
 
 use super::wire::{MODEL_COLUMNS, Model, Version, With};
 use super::{
-    alias, description, find, find_version, key, name, no_model, not_reserved, stage, tag, tags, touch, within_project,
+    alias, description, find, find_version, key, name, no_model, not_reserved, of_project, stage, tag, tags,
+    within_project,
 };
 use crate::experiments::Done;
 use crate::fault::{Code, Fault};
@@ -144,7 +145,7 @@ impl Tracking {
         let change = self.db.change(None, move |connection| {
             Box::pin(async move {
                 let found = find(connection, &old).await?;
-                if is_there(connection, &to).await? {
+                if to != old && is_there(connection, &to).await? {
                     return Err(exists(&to));
                 }
                 let at = now();
@@ -250,6 +251,8 @@ impl Tracking {
     pub(crate) async fn set_alias(self, access: Access, asked: SetAlias) -> Result<Done, Fault> {
         const SET: &str = "INSERT INTO registered_aliases (model, alias, version) VALUES (?, ?, ?) \
             ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version";
+        const MEANT: &str = "SELECT v.owner FROM registered_aliases a JOIN versions v ON v.model = a.model AND v.version = a.version \
+            WHERE a.model = ? AND a.alias = ?";
         let name = name(asked.name, "name")?;
         let alias = alias(asked.alias)?;
         not_reserved(&alias)?;
@@ -259,8 +262,13 @@ impl Tracking {
                 let (_, model) = find_version(connection, &access, &name, version).await?;
                 let found = find(connection, &name).await?;
                 within_project(access.run.as_ref(), &found, &name)?;
-                sqlx::query(SET).bind(model).bind(alias).bind(version).execute(&mut *connection).await?;
-                touch(connection, model, now()).await?;
+                if let Some(own) = &access.run {
+                    let before = sqlx::query_scalar::<_, Option<String>>(MEANT).bind(model).bind(alias.clone());
+                    if let Some(owner) = before.fetch_optional(&mut *connection).await? {
+                        of_project(own, owner.as_deref(), &format!("the alias {alias} of {name} from where it is"))?;
+                    }
+                }
+                sqlx::query(SET).bind(model).bind(alias).bind(version).execute(connection).await?;
                 Ok(Done {})
             })
         });
@@ -274,10 +282,7 @@ impl Tracking {
             Box::pin(async move {
                 let found = find(connection, &name).await?;
                 let gone = sqlx::query("DELETE FROM registered_aliases WHERE model = ? AND alias = ?");
-                let gone = gone.bind(found.number).bind(alias).execute(&mut *connection).await?;
-                if gone.rows_affected() > 0 {
-                    touch(connection, found.number, now()).await?;
-                }
+                gone.bind(found.number).bind(alias).execute(connection).await?;
                 Ok(Done {})
             })
         });
@@ -290,6 +295,12 @@ impl Tracking {
         let (name, alias) = (name(asked.name, "name")?, alias(asked.alias)?);
         let found = sqlx::query(FIND).bind(alias.clone()).bind(name.clone()).fetch_optional(self.db.readers()).await?;
         let found = found.ok_or_else(|| no_model(&name))?;
+        if alias.eq_ignore_ascii_case("latest") {
+            let newest = sqlx::query_scalar::<_, Option<i64>>("SELECT max(version) FROM versions WHERE model = ?");
+            let newest = newest.bind(found.try_get::<i64, _>(0)?).fetch_one(self.db.readers()).await?;
+            let none = || Fault::missing(format!("Latest version not found for model {name}."));
+            return self.version_of(&name, newest.ok_or_else(none)?).await;
+        }
         let missing = || Fault::new(Code::InvalidParameterValue, format!("Registered model alias {alias} not found."));
         let version = found.try_get::<Option<i64>, _>(1)?.ok_or_else(missing)?;
         self.version_of(&name, version).await

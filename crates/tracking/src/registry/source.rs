@@ -73,6 +73,10 @@ pub async fn origin(connection: &mut SqliteConnection, access: &Access, said: Sa
             }
         }
         "mlflow-artifacts" => within(connection, &origin).await?,
+        // Nobody sees to what they lead to, and some lead here.
+        "http" | "https" | "ftp" | "sftp" | "hdfs" | "viewfs" => {
+            return Err(invalid(&origin.source, "Addresses of this scheme can't be registered."));
+        }
         _ => {}
     }
     speaks_for(connection, access, &origin).await?;

@@ -7,8 +7,8 @@ use super::models::OneVersion;
 use super::source::{Said, origin};
 use super::wire::{VERSION_COLUMNS, With};
 use super::{
-    ACTIVE_STAGES, description, find, find_version, key, name, no_version, stage, tag, tags, touch, version,
-    within_project,
+    ACTIVE_STAGES, description, find, find_version, key, name, no_version, of_project, stage, tag, tags, touch,
+    version, within_project,
 };
 use crate::experiments::Done;
 use crate::fault::Fault;
@@ -195,10 +195,17 @@ impl Tracking {
             Box::pin(async move {
                 const ARCHIVE: &str = "UPDATE versions SET stage = 'Archived', updated = ? \
                     WHERE model = ? AND stage = ? AND number <> ?";
+                const THERE: &str = "SELECT owner FROM versions WHERE model = ? AND stage = ? AND number <> ?";
                 let (number, model) = find_version(connection, &access, &changed, version).await?;
                 let found = find(connection, &changed).await?;
                 within_project(access.run.as_ref(), &found, &changed)?;
                 let at = now();
+                if let (true, Some(own)) = (archives, &access.run) {
+                    let there = sqlx::query_scalar::<_, Option<String>>(THERE).bind(model).bind(to).bind(number);
+                    for owner in there.fetch_all(&mut *connection).await? {
+                        of_project(own, owner.as_deref(), &format!("a version of {changed} out of {to}"))?;
+                    }
+                }
                 if archives {
                     let others = sqlx::query(ARCHIVE).bind(at).bind(model).bind(to).bind(number);
                     others.execute(&mut *connection).await?;
