@@ -17,6 +17,7 @@ mod log;
 mod models;
 mod registry;
 mod room;
+mod rows;
 mod runs;
 mod search;
 mod standing;

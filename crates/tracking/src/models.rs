@@ -222,13 +222,13 @@ impl Tracking {
             models.push(Model { info: info(row)?, data });
         }
         let numbers: Vec<i64> = places.keys().copied().collect();
-        for row in self.rows("SELECT model, key, value FROM model_params WHERE model IN (", &numbers).await? {
-            let Some(place) = places.get(&row.try_get(0)?) else { continue };
-            models[*place].data.params.push(Pair { key: row.try_get(1)?, value: Text(row.try_get(2)?) });
+        for (number, param) in
+            self.pairs("SELECT model, key, value FROM model_params WHERE model IN (", &numbers).await?
+        {
+            models[places[&number]].data.params.push(param);
         }
-        for row in self.rows("SELECT model, key, value FROM model_tags WHERE model IN (", &numbers).await? {
-            let Some(place) = places.get(&row.try_get(0)?) else { continue };
-            models[*place].info.tags.push(Pair { key: row.try_get(1)?, value: Text(row.try_get(2)?) });
+        for (number, tag) in self.pairs("SELECT model, key, value FROM model_tags WHERE model IN (", &numbers).await? {
+            models[places[&number]].info.tags.push(tag);
         }
         Ok(models)
     }

@@ -358,16 +358,6 @@ impl Tracking {
     }
 
     /// Rows of the runs with these numbers; `head` ends before the list.
-    pub(crate) async fn rows(&self, head: &'static str, numbers: &[i64]) -> Result<Vec<SqliteRow>, Fault> {
-        let mut sql = QueryBuilder::new(head);
-        let mut list = sql.separated(", ");
-        for number in numbers {
-            list.push_bind(*number);
-        }
-        sql.push(")");
-        Ok(sql.build().fetch_all(self.db.readers()).await?)
-    }
-
     pub(crate) async fn update_run(self, access: Access, asked: Update) -> Result<Updated, Fault> {
         let id = either(asked.run_id, asked.run_uuid)?;
         let status = asked.status.filter(|status| !status.0.is_empty()).map(status).transpose()?;

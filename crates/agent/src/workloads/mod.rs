@@ -143,9 +143,11 @@ impl Workloads {
             (Next::Stop, _) => self.stop(uid, suspended).await?,
             (Next::Forget, _) if left => Ok(None),
             (Next::Forget, _) => {
-                if let Some(was) = self.ledger.get(uid).and_then(|entry| entry.run.as_ref()) {
-                    self.over.remove(&was.run);
-                    self.told.remove(&was.run);
+                if let Some(entry) = self.ledger.get(uid) {
+                    if let Some(was) = &entry.run {
+                        self.over.remove(&was.run);
+                        self.told.remove(&was.run);
+                    }
                     self.ledger.put(uid, None)?;
                 }
                 Ok(None)

@@ -6,9 +6,9 @@ use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row};
 
-use crate::Tracking;
 use crate::fault::Fault;
-use crate::wire::{Pair, Text};
+use crate::wire::Pair;
+use crate::{Tracking, rows};
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Model {
@@ -93,16 +93,17 @@ impl Tracking {
             });
         }
         let numbers: Vec<i64> = places.keys().copied().collect();
-        for row in self.all_of("SELECT version, key, value FROM version_tags WHERE version IN (", &numbers).await? {
-            let Some(place) = places.get(&row.try_get(0)?) else { continue };
-            versions[*place].tags.push(Pair { key: row.try_get(1)?, value: Text(row.try_get(2)?) });
+        for (number, tag) in
+            self.pairs("SELECT version, key, value FROM version_tags WHERE version IN (", &numbers).await?
+        {
+            versions[places[&number]].tags.push(tag);
         }
         if with == With::TagsAndAliases {
             let mut numbers: Vec<i64> = models.keys().map(|(model, _)| *model).collect();
             numbers.sort_unstable();
             numbers.dedup();
             let head = "SELECT model, version, alias FROM registered_aliases WHERE model IN (";
-            for row in self.all_of(head, &numbers).await? {
+            for row in self.rows(head, &numbers).await? {
                 let Some(place) = models.get(&(row.try_get(0)?, row.try_get(1)?)) else { continue };
                 versions[*place].aliases.push(row.try_get(2)?);
             }
@@ -127,12 +128,13 @@ impl Tracking {
             });
         }
         let numbers: Vec<i64> = places.keys().copied().collect();
-        for row in self.all_of("SELECT model, key, value FROM registered_tags WHERE model IN (", &numbers).await? {
-            let Some(place) = places.get(&row.try_get(0)?) else { continue };
-            models[*place].tags.push(Pair { key: row.try_get(1)?, value: Text(row.try_get(2)?) });
+        for (number, tag) in
+            self.pairs("SELECT model, key, value FROM registered_tags WHERE model IN (", &numbers).await?
+        {
+            models[places[&number]].tags.push(tag);
         }
         let head = "SELECT model, alias, version FROM registered_aliases WHERE model IN (";
-        for row in self.all_of(head, &numbers).await? {
+        for row in self.rows(head, &numbers).await? {
             let Some(place) = places.get(&row.try_get(0)?) else { continue };
             let version: i64 = row.try_get(2)?;
             models[*place].aliases.push(Alias { alias: row.try_get(1)?, version: version.to_string() });
@@ -150,7 +152,7 @@ impl Tracking {
     /// The newest version of each stage of these models, by number.
     pub(super) async fn newest_of_stages(&self, models: &[i64]) -> Result<Vec<SqliteRow>, Fault> {
         let mut rows = Vec::new();
-        for part in models.chunks(BOUND_MAX) {
+        for part in models.chunks(rows::BOUND_MAX) {
             let mut sql = QueryBuilder::new("SELECT ");
             sql.push(VERSION_COLUMNS).push(
                 " FROM versions v JOIN registered m ON m.number = v.model WHERE v.version = \
@@ -165,15 +167,4 @@ impl Tracking {
         }
         Ok(rows)
     }
-
-    async fn all_of(&self, head: &'static str, numbers: &[i64]) -> Result<Vec<SqliteRow>, Fault> {
-        let mut rows = Vec::new();
-        for part in numbers.chunks(BOUND_MAX) {
-            rows.extend(self.rows(head, part).await?);
-        }
-        Ok(rows)
-    }
 }
-
-/// SQLite binds at most 32,766 values.
-const BOUND_MAX: usize = 10_000;
